@@ -166,7 +166,9 @@ class MaskScan(NamedTuple):
     values:np.ndarray # Distinct values, int64
     counts:np.ndarray # Pixels of each, int64
 
-def scan_mask(path, rule='>=128') -> MaskScan:
+def scan_mask(path, # Mask file
+              rule='>=128', # Only a colour rule makes a difference here
+             ) -> MaskScan:
     "Size, encoding and histogram of one mask file; under a colour rule the histogram is that of {0,1}."
     if str(rule).startswith('rgb'): x, kind = _read_rgb(path, rule), 'colour'
     else: x, kind = mask_values(path)

@@ -59,7 +59,11 @@ def match_path(pattern:str, # Pattern of a `Layout`
     if 'split' in d: d['split'] = _alias[d['split']]
     return d
 
-def fill_path(pattern:str, name:str, split:str='train', ext:str='png') -> str: # Relative path
+def fill_path(pattern:str, # Pattern of a `Layout`
+              name:str, # Of the pair
+              split:str='train', # train, val or test
+              ext:str='png', # Suffix without the dot
+             ) -> str: # Relative path
     "The path that `pattern` gives for `name`, `split` and `ext`."
     return pattern.format(name=name, split=split, ext=ext)
 

@@ -133,7 +133,10 @@ class Distill(Callback):
 
 # %% ../../nbs/40_distill.core.ipynb #1ff84eaa
 @patch
-def per_sample_signals(self:Distill, out, a:Tensor, b:Tensor, W:Tensor) -> Tensor:
+def per_sample_signals(self:Distill, out, # `CDOut` of the student
+                       a:Tensor, b:Tensor, # The batch, [N,C,H,W] each
+                       W:Tensor, # Weights [N,T] on the host
+                      ) -> Tensor: # [S,N], a row per signal
     "Signals [S,N] of the student's `out` against the teachers that `W` names."
     if self.view is not None: a, b = self.view(a, b)
     total = out.native.new_zeros(len(self.signals), len(W), dtype=torch.float32).as_subclass(Tensor)

@@ -120,4 +120,15 @@ bit_keys = rename_keys((r'backbone\.stem\.7\.(.*)', r'enc.body.bn1.\1'), (r'back
 
 @register_cd('bit_r18', cd_recipe(kd_weight=1e-4, pretrained='ResNet-18-V1c, ImageNet-1k (open-mmlab)', params=2.990, gmacs_512=34.996, jl1_miou=67.22, jl1_f1=73.37,
     reference='Chen, Qi, Shi: Remote sensing image change detection with transformers. IEEE TGRS 60, 2021'), encoder='resnet18_v1c', opencd_keys=bit_keys)
-def bit_r18(encoder='resnet18_v1c', n_out=2, in_chans=3, pretrained=False, tokens=4, dim=32, enc_depth=1, dec_depth=8): "BIT."; return BIT(encoder, n_out, in_chans, pretrained, tokens, dim, enc_depth, dec_depth)
+def bit_r18(
+    encoder:str='resnet18_v1c', # Encoder name
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    pretrained:bool=False, # Start from pretrained encoder weights
+    tokens:int=4, # Semantic tokens per date
+    dim:int=32, # Channels of tokens and pixels
+    enc_depth:int=1, # Transformer encoder layers
+    dec_depth:int=8, # Transformer decoder layers
+) -> BIT:
+    "BIT."
+    return BIT(encoder, n_out, in_chans, pretrained, tokens, dim, enc_depth, dec_depth)

@@ -93,4 +93,13 @@ changer_keys = rename_keys((r'backbone\.stem\.7\.(.*)', r'enc.body.bn1.\1'), (r'
 
 @register_cd('changer_ex_r18', cd_recipe(lr=5e-3, loss='ohem', aug='changer', native_stride=4, kd_weight=1e-3, params=11.391, gmacs_512=23.820, jl1_miou=68.37, jl1_f1=74.54,
     reference='Fang, Li, Li: Changer: feature interaction is what you need for change detection. IEEE TGRS 61, 2023'), encoder='resnet18_v1c', opencd_keys=changer_keys)
-def changer_ex_r18(encoder='resnet18_v1c', n_out=2, in_chans=3, pretrained=False, exchange=('none','spatial','channel','channel'), dim=128): "ChangerEx."; return Changer(encoder, n_out, in_chans, pretrained, exchange, dim)
+def changer_ex_r18(
+    encoder:str='resnet18_v1c', # Encoder name
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    pretrained:bool=False, # Start from pretrained encoder weights
+    exchange:tuple=('none','spatial','channel','channel'), # Exchange after each stage
+    dim:int=128, # Channels of the decoder
+) -> Changer:
+    "ChangerEx."
+    return Changer(encoder, n_out, in_chans, pretrained, exchange, dim)

@@ -96,10 +96,28 @@ def _fc_recipe(params, gmacs, miou, f1):
     return cd_recipe(native_stride=1, params=params, gmacs_512=gmacs, jl1_miou=miou, jl1_f1=f1, reference='Daudt, Le Saux, Boulch: Fully convolutional siamese networks for change detection. ICIP 2018')
 
 @register_cd('fc_ef', _fc_recipe(1.353, 12.976, 57.08, 61.28), opencd_keys=fcsn_keys)
-def fc_ef(n_out=2, in_chans=3, drop=.2): "Early fusion."; return FCSN('early', n_out, in_chans, drop)
+def fc_ef(
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    drop:float=.2, # Dropout probability
+) -> FCSN:
+    "Early fusion."
+    return FCSN('early', n_out, in_chans, drop)
 
 @register_cd('fc_siam_conc', _fc_recipe(1.548, 19.956, 63.79, 69.19), opencd_keys=fcsn_keys)
-def fc_siam_conc(n_out=2, in_chans=3, drop=.2): "Siamese, both dates' features in the skip connections."; return FCSN('conc', n_out, in_chans, drop)
+def fc_siam_conc(
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    drop:float=.2, # Dropout probability
+) -> FCSN:
+    "Siamese, both dates' features in the skip connections."
+    return FCSN('conc', n_out, in_chans, drop)
 
 @register_cd('fc_siam_diff', _fc_recipe(1.352, 17.540, 61.30, 66.34), opencd_keys=fcsn_keys)
-def fc_siam_diff(n_out=2, in_chans=3, drop=.2): "Siamese, the features' absolute difference in the skip connections."; return FCSN('diff', n_out, in_chans, drop)
+def fc_siam_diff(
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    drop:float=.2, # Dropout probability
+) -> FCSN:
+    "Siamese, the features' absolute difference in the skip connections."
+    return FCSN('diff', n_out, in_chans, drop)

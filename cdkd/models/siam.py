@@ -36,13 +36,31 @@ class SiamCD(CDModel):
 _OURS = dict(lr=1e-3, wd=.01, reference='cdkd') # no kd_weight: the MTKD paper has not distilled them
 
 @register_cd('siam_unet', cd_recipe(**_OURS, native_stride=2), encoder='resnet18')
-def siam_unet(encoder='resnet18', n_out=2, in_chans=3, pretrained=False, fusion='abs_diff', widths=None, drop=.1, encoder_kw=None):
+def siam_unet(
+    encoder:str='resnet18', # Any timm name
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    pretrained:bool=False, # Start from pretrained encoder weights
+    fusion:str='abs_diff', # One of `FUSIONS`
+    widths:tuple|None=None, # Channels of the decoder's levels; None: its default
+    drop:float=.1, # Dropout before the classifier
+    encoder_kw:dict|None=None, # Options for `Encoder`
+) -> SiamCD:
     "Siamese U-Net over any timm `encoder`."
     check_fusion(fusion)
     return SiamCD(Encoder(encoder, in_chans, pretrained, **(encoder_kw or {})), lambda c: UNetDecoder(c, widths), fusion, n_out, drop)
 
 @register_cd('siam_mlp', cd_recipe(**_OURS, native_stride=4), encoder='resnet18')
-def siam_mlp(encoder='resnet18', n_out=2, in_chans=3, pretrained=False, fusion='concat', dim=128, drop=.1, encoder_kw=None):
+def siam_mlp(
+    encoder:str='resnet18', # Any timm name
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    pretrained:bool=False, # Start from pretrained encoder weights
+    fusion:str='concat', # One of `FUSIONS`
+    dim:int=128, # Channels of the decoder
+    drop:float=.1, # Dropout before the classifier
+    encoder_kw:dict|None=None, # Options for `Encoder`
+) -> SiamCD:
     "SegFormer-like MLP decoder over the strides >= 4 of any timm `encoder`."
     check_fusion(fusion)
     enc = Encoder(encoder, in_chans, pretrained, min_stride=4, **(encoder_kw or {}))

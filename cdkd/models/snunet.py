@@ -79,4 +79,10 @@ snunet_keys = rename_keys((r'backbone\.conv(\d)_0\.(.*)', r'enc.\1.\2'), (r'back
 
 @register_cd('snunet_c16', cd_recipe(kd_weight=1e-4, params=3.012, gmacs_512=46.921, jl1_miou=68.97, jl1_f1=75.25,
     reference='Fang, Li, Shao, Li: SNUNet-CD: a densely connected siamese network for change detection of VHR images. IEEE GRSL 19, 2021'), opencd_keys=snunet_keys)
-def snunet_c16(n_out=2, in_chans=3, width=16): "SNUNet with 16 channels at full resolution."; return SNUNet(n_out, in_chans, width)
+def snunet_c16(
+    n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    width:int=16, # Channels at full resolution
+) -> SNUNet:
+    "SNUNet with 16 channels at full resolution."
+    return SNUNet(n_out, in_chans, width)

@@ -102,4 +102,12 @@ def tinycd_keys(state:dict # Open-CD's or the authors' state dict
 
 @register_cd('tinycd', cd_recipe(lr=0.00356799066427741, wd=0.009449677083344786, loss='bce', n_out=1, kd_weight=1e-5, pretrained='EfficientNet-B4, ImageNet-1k', params=.285, gmacs_512=5.791, jl1_miou=71.04, jl1_f1=77.74,
     reference='Codegoni, Lombardi, Ferrari: TINYCD: a (not so) deep learning model for change detection. arXiv 2207.13159, 2022'), opencd_keys=tinycd_keys, pretrained=True)
-def tinycd(n_out=1, in_chans=3, pretrained=False, classifier='opencd', drop_path=.2): "TinyCD."; return TinyCD(n_out, in_chans, pretrained, classifier, drop_path)
+def tinycd(
+    n_out:int=1, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
+    in_chans:int=3, # Bands of one date
+    pretrained:bool=False, # Start from pretrained encoder weights
+    classifier:str='opencd', # 'opencd' or 'official': whose last layers
+    drop_path:float=.2, # Stochastic depth of the encoder
+) -> TinyCD:
+    "TinyCD."
+    return TinyCD(n_out, in_chans, pretrained, classifier, drop_path)
