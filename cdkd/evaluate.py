@@ -22,7 +22,7 @@ from .data.block import cd_dl
 from .data.load import read_image
 from .losses.seg import plain
 from .metrics import COUNTS, SCORES, change_mask, confusion, score_table
-from .models.registry import eval_mode, resize_to
+from .models.registry import eval_mode, resize_logits
 from .plot import Fig, bin_range, paired_gain, pick_best_worst, pick_false_alarms, plot_best_worst, seed_interval
 
 # %% ../nbs/50_evaluate.ipynb #4e55544a
@@ -59,7 +59,7 @@ def predict_rows(model:nn.Module, # A change model, or any module that gives log
                 ) -> torch.Tensor: # bool [N,H,W], on the model's device
     "Change masks by the model's own rule."
     a, b = (plain(x).to(_device(model)) for x in (a, b))
-    if hasattr(model, 'outputs_for'): return model.prob(resize_to(model.outputs_for(a, b, idx).native, a.shape[-2:])) > model.threshold
+    if hasattr(model, 'outputs_for'): return model.prob(resize_logits(model.outputs_for(a, b, idx).native, a.shape[-2:])) > model.threshold
     return model.predict(a, b) if hasattr(model, 'predict') else change_mask(model(a, b), model)
 
 def _pass(models, dl, desc=''):

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 
-from .callbacks import KeepBest, resume_fit, StopOnNaN
+from .callbacks import Autocast, KeepBest, resume_fit, StopOnNaN
 from .car import as_bins, PAPER_BINS
 from .core import bars_wanted, derive_seed, progress, seed_everything
 from .data.block import aug_recipe, cd_dl, cd_dls
@@ -57,13 +57,14 @@ class MTKDExperiment:
                  aug:str|None='flip', # Augmentation recipe of `cd_dls`
                  crop:bool=False, # Train on random crops and score whole images, instead of resizing
                  pretrained:bool=False, # Pretrained encoder (needs the Hub)
+                 amp:bool=False, # Train in bfloat16 mixed precision (`Autocast`); scores are always computed in float32
                  n_synth:dict|None=None, # Pairs per split of the synthetic default
                  **reading, # For `cd_pairs`: spec, seed, test_frac, val_frac, mask_rule, group
                 ):
         for k, v in dict(size=size, epochs=epochs, bs=bs, seeds=seeds).items():
             if v < 1: raise ValueError(f"{k} must be at least 1, not {v}")
         if arch is None: arch, encoder, lr, loss = TINY['arch'], encoder or TINY['encoder'], lr or TINY['lr'], loss or TINY['loss']
-        self.opts = dict(arch=arch, encoder=encoder, size=size, epochs=epochs, bs=bs, lr=lr, loss=loss, warmup=warmup, share=share, teacher_share=teacher_share, aug=aug, crop=crop, pretrained=pretrained)
+        self.opts = dict(arch=arch, encoder=encoder, size=size, epochs=epochs, bs=bs, lr=lr, loss=loss, warmup=warmup, share=share, teacher_share=teacher_share, aug=aug, crop=crop, pretrained=pretrained, amp=amp)
         self.out, self.data, self.seeds, self.bins_by, self.reading, self.n_synth = Path(out), data, seeds, bins, reading, n_synth or dict(train=320, val=60, test=120)
         self.bands = 3
         if not crop: self.make_model().check_size(size, size)
@@ -117,7 +118,7 @@ def train(self:MTKDExperiment, seed:int, # Which seed
         seed_everything(derive_seed(seed, 'init'))
         model, best = self.make_model() if start is None else start.clone(), KeepBest()
         learn = cd_learner(dls, model, build_loss(self.opts['loss']) if self.opts['loss'] else None, lr=self.opts['lr'])
-        cbs = [StopOnNaN(), best, *filter(None, (kd, self.report(f'seed {seed}: {name}')))]
+        cbs = [StopOnNaN(), best, *filter(None, (kd, self.report(f'seed {seed}: {name}'), Autocast() if self.opts['amp'] else None))]
         stream = derive_seed(seed, name if start is None else 'student')
         with learn.no_bar(), learn.no_logging(): resume_fit(learn, folder/'state.pt', epochs, seed=stream, cbs=cbs, warmup=self.opts['warmup'])
         save_cd_model(folder/'model.safetensors', learn.model, dict(self.opts, stage=name, seed=seed))
@@ -136,7 +137,9 @@ def epochs(self:MTKDExperiment, name:str # Of a stage
     return max(1, round(self.opts['epochs']*self.opts['teacher_share']*len(self.dls.train)/len(self.parts[name].train)))
 
 @patch
-def load(self:MTKDExperiment, seed:int, name:str):
+def load(self:MTKDExperiment, seed:int, # Which seed
+         name:str, # Of a finished stage
+        ): # `CDModel` in evaluation mode, on the loaders' device
     "The chosen model of a finished stage."
     return load_cd_model(self.out/f'seed{seed}'/name/'model.safetensors').to(self.dls.device).eval()
 
@@ -153,7 +156,8 @@ def students(self:MTKDExperiment) -> tuple: return 'retrained', self.fixed[0], '
 def scored(self:MTKDExperiment) -> tuple: return 'origin', *self.students, 'op_predicted', 'op_oracle'
 
 @patch
-def train_seed(self:MTKDExperiment, seed:int) -> None:
+def train_seed(self:MTKDExperiment, seed:int # Which seed
+              ) -> None:
     "Origin, teachers, students and controls of one seed."
     for name in ('origin', *self.parts): self.train(seed, name)
     origin, teachers = self.load(seed, 'origin'), self.load_teachers(seed)
@@ -165,11 +169,15 @@ def train_seed(self:MTKDExperiment, seed:int) -> None:
     self.train(seed, 'random_routing', origin, RandomRouting(teachers, weight=matched, seed=seed))
 
 @patch
-def load_teachers(self:MTKDExperiment, seed:int) -> Teachers: return Teachers({n: self.load(seed, n) for n in self.bins.names}, self.bins)
+def load_teachers(self:MTKDExperiment, seed:int # Which seed
+                 ) -> Teachers: # One per bin
+    "The trained teachers of one seed."
+    return Teachers({n: self.load(seed, n) for n in self.bins.names}, self.bins)
 
 @patch
-def scored_model(self:MTKDExperiment, seed:int, name:str # One of `scored`
-                ):
+def scored_model(self:MTKDExperiment, seed:int, # Which seed
+                 name:str, # One of `scored`
+                ): # `CDModel`
     "A model of the table: a trained one, or O-P made of several."
     if not name.startswith('op_'): return self.load(seed, name)
     origin, teachers = self.load(seed, 'origin'), self.load_teachers(seed)
@@ -177,7 +185,8 @@ def scored_model(self:MTKDExperiment, seed:int, name:str # One of `scored`
 
 # %% ../nbs/51_experiments.ipynb #560ce549
 @patch
-def score_seed(self:MTKDExperiment, seed:int) -> None:
+def score_seed(self:MTKDExperiment, seed:int # Which seed
+              ) -> None:
     "Confusion counts on the test split for every model of the table."
     for name in self.scored:
         def work(folder, name=name):
@@ -206,7 +215,9 @@ def scores(self:MTKDExperiment) -> pd.DataFrame: # One row per seed x model x pr
 def size_note(self:MTKDExperiment) -> str: return 'at the stored size' if self.opts['crop'] else f"resized to {self.opts['size']} px"
 
 @patch
-def counts(self:MTKDExperiment, seed:int, name:str) -> pd.DataFrame:
+def counts(self:MTKDExperiment, seed:int, # Which seed
+           name:str, # One of `scored`
+          ) -> pd.DataFrame: # A row per test pair: idx, name, car, tp, fp, fn, tn
     "Confusion counts of every test pair, as kept."
     return pd.read_csv(self.out/f'seed{seed}'/'scores'/name/'counts.csv')
 
@@ -238,7 +249,8 @@ class Report(Callback):
         if self.bar.disable: print(f"{self.label}: epoch {self.epoch + 1}/{self.n_epoch}, " + ', '.join(f'{k} {v:.4g}' for k, v in last.items() if isinstance(v, float)), flush=True)
 
 @patch
-def report(self:MTKDExperiment, label:str) -> Report|None:
+def report(self:MTKDExperiment, label:str # What is being trained
+          ) -> Report|None: # None outside `go`
     "The experiment's progress callback, under a new label."
     if not hasattr(self, 'bar'): return None
     self.bar.label = label
@@ -270,7 +282,8 @@ def mtkd_gains(scores:pd.DataFrame, # From `scores.csv` of a run
 
 # %% ../nbs/51_experiments.ipynb #f977a16b
 @patch
-def routing(self:MTKDExperiment, seed:int=0) -> pd.DataFrame: # Test pairs: true bin down, predicted bin across
+def routing(self:MTKDExperiment, seed:int=0 # Which seed
+           ) -> pd.DataFrame: # Test pairs: true bin down, predicted bin across
     "How the origin's predicted change-area ratio routes the test pairs in O-P."
     t = self.counts(seed, 'origin')
     names = list(self.bins.names)
@@ -278,7 +291,9 @@ def routing(self:MTKDExperiment, seed:int=0) -> pd.DataFrame: # Test pairs: true
     return pd.crosstab(pd.Series(true, name='true'), pd.Series(predicted, name='predicted'), dropna=False)
 
 # %% ../nbs/51_experiments.ipynb #227f6cee
-def show_result(exp:MTKDExperiment, scores:pd.DataFrame) -> None:
+def show_result(exp:MTKDExperiment, # A finished run
+                scores:pd.DataFrame, # From its `go` or `scores`
+               ) -> None:
     "Print the tables, and what they are worth."
     with pd.option_context('display.width', 250, 'display.max_columns', 20, 'display.max_colwidth', 60):
         print(f"test split, {exp.size_note}, {exp.seeds} seed{'s'*(exp.seeds > 1)}, percent\n\n{mtkd_table(scores).to_string()}\n")
@@ -289,7 +304,8 @@ def show_result(exp:MTKDExperiment, scores:pd.DataFrame) -> None:
 
 # %% ../nbs/51_experiments.ipynb #6c267e56
 @patch
-def figures(self:MTKDExperiment, scores:pd.DataFrame) -> None:
+def figures(self:MTKDExperiment, scores:pd.DataFrame # From `scores`
+           ) -> None:
     "Write the figures of the run to `out/figures`."
     rows = self.table.groupby('split', sort=False).head(2).index
     some = [self.dls.reader(int(i)) for i in rows]
@@ -302,6 +318,8 @@ def figures(self:MTKDExperiment, scores:pd.DataFrame) -> None:
         with atomic_write(self.out/'figures'/f'{name}.png') as p: p.write_bytes(fig.png(dpi=100))
 
 @patch
-def history(self:MTKDExperiment, seed:int, name:str) -> pd.DataFrame:
+def history(self:MTKDExperiment, seed:int, # Which seed
+            name:str, # Of a finished stage
+           ) -> pd.DataFrame: # A row per epoch: losses, scores, lr, seconds
     "Epochs of a finished stage."
     return pd.read_csv(self.out/f'seed{seed}'/name/'history.csv')

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from .core import Registry, bars_wanted
 from .losses.seg import loss_for, plain
 from .metrics import cd_metrics, share_counts
-from .models.registry import create_cd_model, resize_to
+from .models.registry import create_cd_model, resize_logits
 
 # %% ../nbs/33_learner.ipynb #61b602e2
 class CDBatch(Callback):
@@ -51,7 +51,7 @@ class CDBatch(Callback):
         out = self.pred
         if not hasattr(out, 'native'): raise TypeError(f"model(a, b, True) returned {type(out).__name__}, not a CDOut; make the network a change model with wrap_cd")
         size = self.yb[0].shape[-2:] if len(self.yb) else self.xb[0].shape[-2:]
-        self.learn.out, self.learn.pred = out, resize_to(plain(out.native), size)
+        self.learn.out, self.learn.pred = out, resize_logits(plain(out.native), size)
         self.learn.xb = self.xb[:2]
 
 class FullOutput(Callback):
@@ -254,7 +254,8 @@ class HeadLosses(Callback):
     def after_train(self): self.log_cols.update({k: torch.stack(v).mean().item() for k,v in self._sums.items() if v})
 
 # %% ../nbs/33_learner.ipynb #6c19c26e
-def check_dls(dls) -> None:
+def check_dls(dls # DataLoaders of (a, b, mask, idx) batches
+             ) -> None:
     "Raise `ValueError` if `dls` cannot train a change model."
     if getattr(dls, 'n_inp', None)!=2: raise ValueError(f"cd_learner needs loaders of (a, b, mask, idx) with n_inp == 2, got n_inp == {getattr(dls, 'n_inp', None)}; make them with cd_dls")
     if not len(dls.train): raise ValueError("the training loader has no batch: fewer training pairs than the batch size? Give a smaller bs, or more pairs")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TTA', 'IMAGES', 'window_starts', 'window_weight', 'window_logits', 'apply_view', 'undo_view', 'predict_probs',
-           'find_pairs', 'image_size', 'read_pair', 'save_gray', 'predict_folder', 'save_cd_model', 'load_cd_model']
+           'find_pairs', 'predict_size', 'read_pair', 'save_gray', 'predict_folder', 'save_cd_model', 'load_cd_model']
 
 # %% ../nbs/35_predict.ipynb #d184e990
 import json
@@ -24,7 +24,7 @@ from .data.block import resize_array
 from .data.load import ReadError, read_image
 from .io import atomic_write, content_hash, load_json, load_state, match_state, save_json, save_weights, settings_diff, weights_meta
 from .losses.seg import plain
-from .models.registry import CDModel, create_cd_model, eval_mode, resize_to
+from .models.registry import CDModel, create_cd_model, eval_mode, resize_logits
 
 # %% ../nbs/35_predict.ipynb #62209e0b
 def window_starts(length:int, # Side of the image in pixels
@@ -91,7 +91,7 @@ def undo_view(z:Tensor, # Logits of a view [N,K,h,w]
              ) -> Tensor: # [N,K,H,W]
     "Turn logits of a view back, and to `size`."
     z = torch.rot90(z, -view[1], (-2,-1))
-    return resize_to(z.flip(-1) if view[2] else z, size)
+    return resize_logits(z.flip(-1) if view[2] else z, size)
 
 def predict_probs(model:nn.Module, # A change model
                   a:Tensor, # Date A [N,C,H,W], normalised
@@ -157,7 +157,7 @@ def _stats(model, norm):
     if norm[0] is None or len(np.ravel(norm[0])) not in (1, model.in_chans): raise ValueError(f"how were the images normalised? {getattr(model, 'name', 'The model')} does not say for {model.in_chans} bands: give norm=dls.norm, or norm=(mean, std) on the 0..1 scale")
     return tuple(np.broadcast_to(np.asarray(v, dtype=np.float32), model.in_chans) for v in norm[:2]) + (norm[2] if len(norm)>2 else None,)
 
-def image_size(model:nn.Module, # With `cfg`
+def predict_size(model:nn.Module, # With `cfg`
                size:int|tuple|bool|None=None, # Pixels or (H, W); None: as the model was trained (`model.cfg['size']`); 0 or False: no resizing
               ) -> tuple[int,int]|None: # (H, W) to resize images to, or None
     "The size at which `model` shall see images."
@@ -215,7 +215,7 @@ def predict_folder(model:nn.Module, # A change model
                    device=None, # Where to run; None: where the model is
                   ) -> pd.DataFrame: # One row per pair: name, h, w, car (predicted share of change), mask, prob
     "Predict every pair and write masks and probabilities; needs no labels, and continues where it stopped."
-    df, out, norm, size = _pair_table(pairs, a, b), Path(out), _stats(model, norm), image_size(model, size)
+    df, out, norm, size = _pair_table(pairs, a, b), Path(out), _stats(model, norm), predict_size(model, size)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     threshold = model.threshold if threshold is None else threshold
     _settle_out(out, dict(model=getattr(model, 'name', type(model).__name__), weights=content_hash(*(v for v in model.state_dict().values())), threshold=threshold, window=window, overlap=overlap,
@@ -226,7 +226,7 @@ def predict_folder(model:nn.Module, # A change model
     model = model.to(device)
     for r, (xa, xb, hw) in progress(_ahead(read, todo), total=len(todo), desc='predict'):
         p = predict_probs(model, xa[None].to(device), xb[None].to(device), window, overlap, tta=tta)
-        p = resize_to(p[None], hw)[0,0].clamp(0, 1).cpu().numpy()
+        p = resize_logits(p[None], hw)[0,0].clamp(0, 1).cpu().numpy()
         mask, prob = files(r.name)
         if probs: save_gray(prob, (p*65535).round().astype(np.uint16))
         save_gray(mask, (p>threshold).astype(np.uint8)*255)

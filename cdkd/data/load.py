@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ReadError', 'read_image', 'mask_values', 'MaskRule', 'read_mask', 'MaskScan', 'scan_mask', 'scan_counts',
-           'resolve_rule', 'cache_dir', 'scan_masks', 'image_size', 'check_sizes']
+           'resolve_rule', 'cache_dir', 'scan_masks', 'stored_size', 'check_sizes']
 
 # %% ../../nbs/11_data.load.ipynb #521ddfca
 import hashlib, os, re, zipfile
@@ -258,7 +258,7 @@ def scan_masks(files:Iterable, # Mask files
     return [s for _, s in res]
 
 # %% ../../nbs/11_data.load.ipynb #0470c681
-def image_size(path # Image file
+def stored_size(path # Image file
               ) -> tuple[int, int]: # height, width
     "Size of an image from its header."
     if str(path).endswith('.npy'): return tuple(np.load(path, mmap_mode='r', allow_pickle=False).shape[:2])
@@ -269,12 +269,12 @@ def image_size(path # Image file
 def check_sizes(a, b, mask=None, # Files of one pair
                ) -> tuple[int, int]: # height, width
     "Size of a pair; raises `ReadError` when date A, date B or the mask differ."
-    ha, hb = image_size(a), image_size(b)
+    ha, hb = stored_size(a), stored_size(b)
     if ha != hb:
         raise ReadError(f"{b}: {hb[0]}x{hb[1]} pixels, but date A {a} has {ha[0]}x{ha[1]}. "
                         "The two dates must be co-registered to one grid: resample one of them, or take the pair out")
     if mask:
-        hm = image_size(mask)
+        hm = stored_size(mask)
         if hm != ha:
             raise ReadError(f"{mask}: a mask of {hm[0]}x{hm[1]} pixels for images of {ha[0]}x{ha[1]} ({a}). "
                             "Resample the mask with nearest neighbour, or take the pair out")

@@ -100,7 +100,8 @@ class CDSpec:
         return v.get(split, v.get('train')) if isinstance(v, dict) else v
 
 CD_SPECS = Registry('data set')
-def register_spec(spec:CDSpec) -> None:
+def register_spec(spec:CDSpec # What a data set looks like on disk
+                 ) -> None:
     "Add `spec` to `CD_SPECS`; a name that is taken raises."
     CD_SPECS.add(spec.name, spec)
 

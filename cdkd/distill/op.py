@@ -59,7 +59,10 @@ def answer(self:OriginPartition, a:Tensor, b:Tensor, which:Tensor # Bin per samp
 @patch
 def _outputs(self:OriginPartition, a:Tensor, b:Tensor) -> CDOut: return self.answer(a, b, self.route(a, b))
 @patch
-def prob(self:OriginPartition, logits:Tensor) -> Tensor: return self.teachers[0].prob(logits)
+def prob(self:OriginPartition, logits:Tensor # [N,K,H,W]
+        ) -> Tensor: # Change probability [N,H,W], as the teachers decode it
+    "What a change model answers to `prob`."
+    return self.teachers[0].prob(logits)
 
 # %% ../../nbs/42_distill.op.ipynb #e759df25
 class OracleOP(OriginPartition):

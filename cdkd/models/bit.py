@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .decoder import init_classifier
 from .encoder import Encoder
-from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_to
+from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_logits
 
 # %% ../../nbs/24c_models.bit.ipynb #02cab9af
 class Attention(nn.Module):
@@ -108,7 +108,7 @@ class BIT(CDModel):
         for block in self.token_enc: t = block(t)
         ta, tb = t.chunk(2, 1)
         d = (self._refine(fa, ta) - self._refine(fb, tb)).abs()
-        return CDOut(resize_to(self.head(self.drop(d)), a.shape[-2:]))
+        return CDOut(resize_logits(self.head(self.drop(d)), a.shape[-2:]))
 
 # %% ../../nbs/24c_models.bit.ipynb #d7e1d5d7
 bit_keys = rename_keys((r'backbone\.stem\.7\.(.*)', r'enc.body.bn1.\1'), (r'backbone\.stem\.([0-6])\.(.*)', r'enc.body.conv1.\1.\2'), (r'backbone\.(layer.*)', r'enc.body.\1'),
