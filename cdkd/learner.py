@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CDBatch', 'FullOutput', 'check_batch', 'History', 'PlainTable', 'CDLearner', 'Recipe', 'recipe_for',
-           'param_groups', 'adamw', 'lr_factor', 'HeadLosses', 'check_dls', 'cd_learner']
+           'param_groups', 'adamw', 'lr_factor', 'HeadLosses', 'check_dls', 'as_published', 'cd_learner']
 
-# %% ../nbs/33_learner.ipynb #276e3cba
+# %% ../nbs/33_learner.ipynb #174626f4
 import math, sys, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from .core import Registry, bars_wanted
-from .losses.seg import loss_for, plain
+from .losses.seg import build_loss, loss_for, plain
 from .metrics import cd_metrics, share_counts
 from .models.registry import create_cd_model, resize_logits
 
-# %% ../nbs/33_learner.ipynb #61b602e2
+# %% ../nbs/33_learner.ipynb #13bac1ba
 class CDBatch(Callback):
     "Take `idx` off the batch before model and loss see it, and unpack the model's full output into `learn.out` and `learn.pred`."
     order = -5
@@ -59,7 +59,7 @@ class FullOutput(Callback):
     order = 12
     def before_batch(self): self.learn.xb = (*self.xb[:2], True)
 
-# %% ../nbs/33_learner.ipynb #b454374f
+# %% ../nbs/33_learner.ipynb #a520101d
 def check_batch(model:nn.Module, # The model, with `in_chans` if it knows
                 xb:Sequence[Tensor], # a and b, [N,C,H,W]
                 yb:Sequence[Tensor]=(), # mask [N,H,W], if there is one
@@ -74,7 +74,7 @@ def check_batch(model:nn.Module, # The model, with `in_chans` if it knows
     if yb and (yb[0].ndim!=3 or yb[0].shape[0]!=a.shape[0] or yb[0].is_floating_point()):
         raise ValueError(f"the mask must be integer [N,H,W] for images {tuple(a.shape)}; got {yb[0].dtype} {tuple(yb[0].shape)}")
 
-# %% ../nbs/33_learner.ipynb #143d330b
+# %% ../nbs/33_learner.ipynb #02d2b3a6
 class History(Callback):
     "Keep one row per trained epoch over all fits, with a column for each entry of any callback's `log_cols`."
     order, remove_on_fetch, name = Recorder.order+1, True, 'history_cb'
@@ -101,7 +101,7 @@ class History(Callback):
 
 def _number(v): return float('nan') if v is None else float(v)
 
-# %% ../nbs/33_learner.ipynb #e821179f
+# %% ../nbs/33_learner.ipynb #6dbc022a
 class PlainTable:
     "A logger for a `Learner`: the metric names once per fit, then a line per epoch."
     def __init__(self, learn): self.learn, self._head, self._flush = learn, None, 'ipykernel' not in sys.modules
@@ -112,7 +112,7 @@ class PlainTable:
         self._head = names, self.learn.history_cb.n_fits
         print('  '.join((f'{v:.5f}' if isinstance(v, float) else str(v)).rjust(w) for v,w in zip(log, width)), flush=self._flush)
 
-# %% ../nbs/33_learner.ipynb #5ceaa462
+# %% ../nbs/33_learner.ipynb #32742892
 class CDLearner(Learner):
     "A `Learner` for image pairs; made by `cd_learner`."
     fitting, first_epoch, idx, out, recipe = False, 0, None, None, None
@@ -138,7 +138,7 @@ class CDLearner(Learner):
     @property
     def history(self) -> pd.DataFrame: return pd.DataFrame(self.history_cb.rows) # One row per trained epoch, over all fits
 
-# %% ../nbs/33_learner.ipynb #3e200f53
+# %% ../nbs/33_learner.ipynb #6ed7971a
 @dataclass(frozen=True)
 class Recipe:
     "How to optimise a model; `lr` and `wd` None mean the model's own."
@@ -160,11 +160,11 @@ RECIPES.add('ban', Recipe(rules=(('norm', dict(wd_mult=0.)), ('mask_decoder', di
 RECIPES.add('ttp', Recipe(lr=4e-4, wd=.05, sched='cosine', warmup=5/300, warmup_factor=1e-4))
 
 def recipe_for(model:nn.Module, # A change model with `cfg`
-               recipe:'str|Recipe|None'=None, # A name of `RECIPES`, a `Recipe`, or None: what `model.cfg` says
+               recipe:'str|Recipe|None'=None, # A name of `RECIPES`, a `Recipe`, or None and 'paper': what `model.cfg` says
               ) -> Recipe: # With lr and wd filled in
     "The recipe to train `model` with; lr and wd that it leaves open come from `model.cfg`."
     cfg = getattr(model, 'cfg', None) or {}
-    if recipe is None:
+    if recipe is None or recipe=='paper':
         kw = {k: cfg[k] for k in ('betas','rules','clip','sched','power') if cfg.get(k) is not None}
         if cfg.get('warmup_iters') is not None and cfg.get('iters'): kw['warmup'] = cfg['warmup_iters']/cfg['iters']
         recipe = Recipe(**kw)
@@ -172,7 +172,7 @@ def recipe_for(model:nn.Module, # A change model with `cfg`
     def first(*v): return next(x for x in v if x is not None)
     return replace(recipe, lr=first(recipe.lr, cfg.get('lr'), 1e-3), wd=first(recipe.wd, cfg.get('wd'), .05))
 
-# %% ../nbs/33_learner.ipynb #6385f1f6
+# %% ../nbs/33_learner.ipynb #9d1889af
 def param_groups(model:nn.Module, # Any module
                  rules:Sequence=(), # (part of a name, {'lr_mult': ..., 'wd_mult': ...})
                 ) -> tuple[list,list]: # Lists of trainable parameters, and for each (lr factor, weight decay factor)
@@ -200,7 +200,7 @@ def adamw(params:Sequence, # Lists of parameters
     opt.set_hypers(lr=lr, wd=wd)
     return opt
 
-# %% ../nbs/33_learner.ipynb #01dfd813
+# %% ../nbs/33_learner.ipynb #6719ee96
 def lr_factor(pos:float, # Fraction of the run, 0 to 1
               warmup:float=.005, # Fraction spent warming up
               sched:str='poly', # 'poly' or 'cosine'
@@ -234,26 +234,27 @@ def fit_poly(self:Learner,
     def at(pos): return [float(lr*lr_factor(pos, warmup, sched, power, r.warmup_factor)) for lr in lrs]
     self.fit(n_epoch, lr=lrs, cbs=[ParamScheduler({'lr': at})]+list(L(cbs)), start_epoch=start_epoch)
 
-# %% ../nbs/33_learner.ipynb #9293cc59
+# %% ../nbs/33_learner.ipynb #056eed33
 class HeadLosses(Callback):
     "Add the loss of auxiliary heads and of the second direction to the training loss; one log column each."
     order, run_valid = 1, False
     def __init__(self, aux:float|Sequence=0., # Weight of each auxiliary head (one number for all, or one each)
                  reverse:float=0., # Weight of the second direction
+                 aux_loss:Callable|None=None, # Loss of the auxiliary heads; None: the learner's
                 ):
-        self.aux, self.reverse, self.log_cols = aux, reverse, {k: float('nan') for k,w in dict(aux_loss=aux, reverse_loss=reverse).items() if w}
+        self.aux, self.reverse, self.aux_loss, self.log_cols = aux, reverse, aux_loss, {k: float('nan') for k,w in dict(aux_loss=aux, reverse_loss=reverse).items() if w}
     def before_train(self): self._sums = {k: [] for k in self.log_cols}
     def after_loss(self):
         mask, out, extra = self.yb[0], self.learn.out, {}
         ws = [self.aux]*len(out.aux or ()) if isinstance(self.aux, (int, float)) else list(self.aux)
-        if 'aux_loss' in self.log_cols: extra['aux_loss'] = sum((w*self.loss_func(z, mask) for w,z in zip(ws, out.aux or ())), self.loss_grad*0)
+        if 'aux_loss' in self.log_cols: extra['aux_loss'] = sum((w*(self.aux_loss or self.loss_func)(z, mask) for w,z in zip(ws, out.aux or ())), self.loss_grad*0)
         if self.reverse and out.reverse is not None: extra['reverse_loss'] = self.reverse*self.loss_func(out.reverse, mask)
         self.learn.loss_grad = self.loss_grad + sum(extra.values())
         self.learn.loss = self.loss_grad.clone()
         for k,v in extra.items(): self._sums[k].append(v.detach())
     def after_train(self): self.log_cols.update({k: torch.stack(v).mean().item() for k,v in self._sums.items() if v})
 
-# %% ../nbs/33_learner.ipynb #6c19c26e
+# %% ../nbs/33_learner.ipynb #0eca3890
 def check_dls(dls # DataLoaders of (a, b, mask, idx) batches
              ) -> None:
     "Raise `ValueError` if `dls` cannot train a change model."
@@ -266,11 +267,21 @@ def check_dls(dls # DataLoaders of (a, b, mask, idx) batches
         car = pairs['car'].iloc[rows] if rows is not None else pairs.loc[pairs.split=='train', 'car']
         if len(car) and car.max()==0: raise ValueError(f"none of the {len(car)} training masks holds a changed pixel: is the mask rule right (values of the files), or is this the wrong folder?")
 
-# %% ../nbs/33_learner.ipynb #3f692db0
+# %% ../nbs/33_learner.ipynb #4e621945
+def as_published(dls:DataLoaders, # From `cd_dls`
+                 model:nn.Module, # A change model with `cfg`; its `window` is set
+                ) -> DataLoaders: # With the augmentation the model was published with
+    "Augmentation and inference mode of `model`'s publication."
+    aug = (getattr(model, 'cfg', None) or {}).get('aug')
+    if aug is None: raise ValueError(f"nothing is known about how {getattr(model, 'name', type(model).__name__)!r} was trained: leave out recipe='paper'")
+    model.window = model.cfg.get('window')
+    return dls.with_aug(aug)
+
+# %% ../nbs/33_learner.ipynb #bb9c2cfa
 def cd_learner(dls:DataLoaders, # From `cd_dls`: batches (a, b, mask, idx)
                model:nn.Module|str, # A change model, or the name of one (see `list_cd_models`)
                loss_func:Callable|None=None, # None: the loss the model was published with
-               recipe:'str|Recipe|None'=None, # None: the model's own; or a name of `RECIPES`
+               recipe:'str|Recipe|None'=None, # None: the model's own; 'paper': its augmentation and inference mode too; or a name of `RECIPES`
                metrics=None, # fastai metrics; None: F1, IoU and mIoU pooled, and mIoU per image
                lr:float|None=None, # Peak learning rate; None: the recipe's
                wd:float|None=None, # Weight decay; None: the recipe's
@@ -284,6 +295,7 @@ def cd_learner(dls:DataLoaders, # From `cd_dls`: batches (a, b, mask, idx)
         import cdkd.models.zoo # where the families register themselves
         model = create_cd_model(model, in_chans=_bands(dls))
     if not hasattr(model, 'outputs'): raise TypeError(f"{type(model).__name__} is not a change model: wrap_cd(net, n_out=2) makes it one")
+    if recipe=='paper': dls = as_published(dls, model)
     r = recipe_for(model, recipe)
     r = replace(r, lr=r.lr if lr is None else lr, wd=r.wd if wd is None else wd)
     mults = param_groups(model, r.rules)[1]
@@ -299,8 +311,8 @@ def cd_learner(dls:DataLoaders, # From `cd_dls`: batches (a, b, mask, idx)
 
 def _recipe_cbs(model, r):
     cfg = getattr(model, 'cfg', None) or {}
-    heads = cfg.get('aux_weight') or 0., cfg.get('reverse_weight') or 0.
-    return ([HeadLosses(*heads)] if any(map(bool, heads)) else []) + ([GradientClip(r.clip)] if r.clip else [])
+    aux, reverse, loss = cfg.get('aux_weight') or 0., cfg.get('reverse_weight') or 0., cfg.get('aux_loss')
+    return ([HeadLosses(aux, reverse, build_loss(loss) if loss else None)] if aux or reverse else []) + ([GradientClip(r.clip)] if r.clip else [])
 
 def _bands(dls) -> int: # Of the first training image
     reader, ds = getattr(dls, 'reader', None), dls.train.dataset

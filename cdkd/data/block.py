@@ -8,7 +8,7 @@ __all__ = ['TensorIdx', 'rotate_array', 'resize_array', 'PairTfm', 'PairHFlip', 
            'PairDataset', 'NormalizePair', 'PairDL', 'PairDLs', 'cd_dls', 'cd_dl', 'ChangePair', 'show_batch',
            'show_results']
 
-# %% ../../nbs/13_data.block.ipynb #b8557bbc
+# %% ../../nbs/13_data.block.ipynb #d2f4ccd7
 import random
 from typing import Sequence
 
@@ -28,13 +28,13 @@ from .load import ReadError, read_image, read_mask
 from .sets import cd_pairs, measure_pairs
 from ..plot import error_legend, error_map, mask_rgb
 
-# %% ../../nbs/13_data.block.ipynb #75ff0deb
+# %% ../../nbs/13_data.block.ipynb #bdf5a0ce
 class TensorIdx(TensorBase):
     "Row numbers of the pair table, int64 [N]; stays on the host when a batch moves to a device."
     def to(self, *args, **kwargs): return self
     def cuda(self, *args, **kwargs): return self
 
-# %% ../../nbs/13_data.block.ipynb #2fd8a86c
+# %% ../../nbs/13_data.block.ipynb #7266a656
 def _kind(key, x): return 'image' if key in ('a', 'b') else 'label' if x.dtype.kind in 'iu' else 'map'
 
 def _pil(x, f): # Apply a PIL operation band by band, in one go for 8-bit grey and RGB
@@ -60,7 +60,7 @@ def resize_array(x:np.ndarray, # [H,W] or [H,W,C]
     "Resize one array."
     return x if x.shape[:2] == tuple(size) else _pil(x, lambda im: im.resize(size[::-1], Image.NEAREST if label else Image.BILINEAR))
 
-# %% ../../nbs/13_data.block.ipynb #59f2f63b
+# %% ../../nbs/13_data.block.ipynb #e985a75f
 def _each(s, f): return {k: f(x, _kind(k, x) == 'label') for k, x in s.items()}
 
 class PairTfm:
@@ -116,7 +116,7 @@ class ExchangeTime(PairTfm):
         swap = {'a': 'b', 'b': 'a', 'sem_a': 'sem_b', 'sem_b': 'sem_a'}
         return {k: s[swap.get(k, k)] for k in s}
 
-# %% ../../nbs/13_data.block.ipynb #a1e66351
+# %% ../../nbs/13_data.block.ipynb #994cb47d
 class PairCrop(PairTfm):
     "Random crop of `size`, redrawn until both classes are there, none above `cat_max_ratio` of the valid pixels; smaller images stay as they are."
     def __init__(self, size:'int|tuple', # Pixels, or (H, W)
@@ -139,7 +139,7 @@ def _size_of(size # One number, or (H, W)
     if len(hw) != 2 or any(int(v) != v or v < 1 for v in hw): raise ValueError(f"size is a number of pixels or (height, width), got {size!r}")
     return int(hw[0]), int(hw[1])
 
-# %% ../../nbs/13_data.block.ipynb #9d68957a
+# %% ../../nbs/13_data.block.ipynb #55a276ef
 class PhotoMetric(PairTfm):
     "Brightness, contrast, saturation and hue, each with probability `p`, drawn for each date on its own."
     def __init__(self, brightness:float=10, # Added: U(-brightness, brightness) of 255
@@ -179,7 +179,7 @@ def _photo_any(x, brightness, contrast, full_scale=None):
     y = np.clip((x.astype(np.float32) + brightness*top)*contrast, 0, np.iinfo(x.dtype).max if x.dtype.kind in 'iu' else None)
     return y.round().astype(x.dtype) if x.dtype.kind in 'iu' else y
 
-# %% ../../nbs/13_data.block.ipynb #de04b57e
+# %% ../../nbs/13_data.block.ipynb #61171b84
 def aug_recipe(name:'str|Sequence|None'='standard', # 'standard', 'changer', 'flip', None, or a list of `PairTfm`s
                size=None, # Crop to this size: a number, (H, W) or None
               ) -> list: # Transforms in order
@@ -201,7 +201,7 @@ def augment_pair(sample:dict, # Arrays a, b, mask, ...
     for t in tfms: sample = t(sample, rng)
     return sample
 
-# %% ../../nbs/13_data.block.ipynb #f73d7c7e
+# %% ../../nbs/13_data.block.ipynb #b1bdcb70
 class PairReader:
     "Callable `reader(row) -> {a, b, mask}` of uint8 arrays for the rows of a pair table; remembers up to `cache_mb` megabytes."
     def __init__(self, pairs:pd.DataFrame, # From `measure_pairs`
@@ -240,7 +240,7 @@ class PairDataset:
     def __getitem__(self, i): r = int(self.rows[i]); return self.reader(r), r
     def new_empty(self): return PairDataset(self.reader, [])
 
-# %% ../../nbs/13_data.block.ipynb #daaa8b52
+# %% ../../nbs/13_data.block.ipynb #9297a573
 class NormalizePair(Transform):
     "uint8 (or 16-bit) images to normalised floats: `(x/full_scale - mean)/std`; decoding gives [0,1] back. Masks become int64."
     order = 99
@@ -263,7 +263,7 @@ class NormalizePair(Transform):
         m, s = self._ms(x)
         return TensorImage((x.as_subclass(torch.Tensor)*s + m).clamp(0, 1))
 
-# %% ../../nbs/13_data.block.ipynb #3a2842c3
+# %% ../../nbs/13_data.block.ipynb #d3fe4331
 def _chw(x): # [H,W,C] of any integer or float type -> tensor [C,H,W]
     x = np.array(x.transpose(2, 0, 1), order='C')
     return torch.from_numpy(x.astype(np.int32) if x.dtype == np.uint16 else x)
@@ -298,7 +298,7 @@ class PairDL(TfmdDL):
         stack = lambda k, v: torch.stack([_pad_to(t[k], h, w, v) for t in plain])
         return TensorImage(stack(0, 0)), TensorImage(stack(1, 0)), TensorMask(stack(2, IGNORE)), TensorIdx(torch.stack([t[3] for t in plain]))
 
-# %% ../../nbs/13_data.block.ipynb #77d02d33
+# %% ../../nbs/13_data.block.ipynb #bc1fc914
 def _whole_bs(pairs, reader, rows, bs): # Whole images of different sizes go one at a time: scores must not depend on who is padded to whom
     hw = pairs[['h', 'w']].to_numpy()[rows]
     return 1 if reader.size is None and (hw != hw[:1]).any() else bs
@@ -344,7 +344,7 @@ class PairDLs(DataLoaders):
               self.valid.new(PairDataset(self.reader, va), bs=_whole_bs(self.pairs, self.reader, va, self.val_bs), n=len(va))]
         return self._like(*ls)
 
-# %% ../../nbs/13_data.block.ipynb #63a81a84
+# %% ../../nbs/13_data.block.ipynb #0023bd4a
 def _measure_norm(reader, rows, full=None):
     rows = rows[np.linspace(0, len(rows)-1, min(len(rows), 64)).round().astype(int)]; ss = [reader(int(r)) for r in rows]
     px = np.concatenate([s[k][::2, ::2].reshape(-1, s[k].shape[2]) for s in ss for k in 'ab']).astype(np.float64)
@@ -367,7 +367,7 @@ def _norm_for(reader, rows, normalize):
     if len(np.ravel(normalize[0])) not in (1, c): raise ValueError(f"{len(np.ravel(normalize[0]))} means for images of {c} bands")
     return NormalizePair(np.broadcast_to(normalize[0], c), np.broadcast_to(normalize[1], c), *(normalize[2:] or (full,)))
 
-# %% ../../nbs/13_data.block.ipynb #cfc04b80
+# %% ../../nbs/13_data.block.ipynb #b78196b5
 def _as_pairs(x, spec, val_frac, split_seed, group):
     return measure_pairs(x if isinstance(x, pd.DataFrame) else cd_pairs(x, spec, val_frac=val_frac, seed=split_seed, group=group))
 
@@ -379,6 +379,12 @@ def _train_rows(pairs, bs):
     if not len(va): print("note: no validation pairs, so validation repeats the training pairs; its scores say nothing about new data"); va = tr
     if len(tr) < bs: print(f"note: {len(tr)} training pair{'s'*(len(tr)>1)}, so the batch size is {len(tr)} and not {bs}")
     return tr, va, min(bs, len(tr))
+
+def _aug_for(aug, size, norm): # The recipe's transforms, told what white is
+    tfms = aug_recipe(aug, size)
+    for t in tfms:
+        if isinstance(t, PhotoMetric) and t.full_scale is None and norm.full_scale != 255: t.full_scale = norm.full_scale
+    return tfms
 
 def cd_dls(path_or_pairs, # Folder of a data set, or a table from `cd_pairs`
            bs:int=8, # Batch size in training
@@ -405,10 +411,7 @@ def cd_dls(path_or_pairs, # Folder of a data set, or a table from `cd_pairs`
     val_bs = val_bs or bs; one = _whole_bs(pairs, reader, va, val_bs)
     if one < val_bs: print(f"note: the validation images differ in size, so they go one by one and not in batches of {val_bs}; resize=True would batch them")
     kw = dict(num_workers=num_workers, device=device, after_batch=[norm], seed=seed)
-    tfms = aug_recipe(aug, None if resize else size)
-    for t in tfms:
-        if isinstance(t, PhotoMetric) and t.full_scale is None and norm.full_scale != 255: t.full_scale = norm.full_scale
-    dls = PairDLs(PairDL(PairDataset(reader, tr), bs=bs_, aug=tfms, shuffle=True, drop_last=True, **kw),
+    dls = PairDLs(PairDL(PairDataset(reader, tr), bs=bs_, aug=_aug_for(aug, None if resize else size, norm), shuffle=True, drop_last=True, **kw),
                   PairDL(PairDataset(reader, va), bs=one, shuffle=False, drop_last=False, **kw),
                   pairs=pairs, reader=reader, norm=norm, val_bs=val_bs, path=pairs.attrs.get('root', '.'), device=device)
     for dl in dls.loaders: dl._one_pass()
@@ -423,7 +426,14 @@ def cd_dl(dls:PairDLs, # From `cd_dls`
     rows = dls.rows(which)
     return dls.valid.new(PairDataset(dls.reader, rows), bs=_whole_bs(dls.pairs, dls.reader, rows, bs or dls.val_bs), shuffle=shuffle, n=len(rows), drop_last=False)
 
-# %% ../../nbs/13_data.block.ipynb #5b4c4ee3
+@patch
+def with_aug(self:PairDLs, aug:'str|Sequence|None' # As in `cd_dls`
+            ) -> PairDLs: # Everything else shared
+    "The same loaders with another training augmentation; the size of the crops stays."
+    size = next((t.size for t in self.train.aug if isinstance(t, PairCrop)), None)
+    return self._like(self.train.new(aug=_aug_for(aug, size, self.norm)), *self.loaders[1:])
+
+# %% ../../nbs/13_data.block.ipynb #0a683cc6
 class ChangePair(tuple): "The two dates of a batch; a type of its own so that showing pairs never shadows another way of showing tuples."
 
 def _rgb(x): # [C,H,W] in [0,1] -> what imshow takes
@@ -439,7 +449,7 @@ def _grid(rows, cols, titles, figsize=None, dpi=70, legend=False):
     if legend: fig.legend(handles=error_legend(), loc='lower center', ncols=4, fontsize=8, frameon=False)
     return axs
 
-# %% ../../nbs/13_data.block.ipynb #556126d5
+# %% ../../nbs/13_data.block.ipynb #9a2c5c20
 def _show_rows(samples, outs, ctxs, max_n, figsize):
     titles = ['date A', 'date B', 'change'] + ([] if outs is None else ['predicted', 'errors']); n = min(len(samples), max_n)
     axs = ctxs if ctxs is not None else _grid(n, len(titles), titles, figsize, legend=outs is not None)
@@ -457,7 +467,7 @@ def show_batch(x:ChangePair, y:TensorMask, samples, ctxs=None, max_n=4, figsize=
 def show_results(x:ChangePair, y:TensorMask, samples, outs, ctxs=None, max_n=4, figsize=None, **kwargs):
     return _show_rows(samples, outs, ctxs, max_n, figsize)
 
-# %% ../../nbs/13_data.block.ipynb #4306e1de
+# %% ../../nbs/13_data.block.ipynb #9b7e39ae
 def _hard(out): # Decoded predictions [N,H,W]; logits [N,K,H,W] are decided
     o = (out[0] if isinstance(out, (tuple, list)) else out).detach().cpu().as_subclass(torch.Tensor)
     if o.ndim == 4: o = o.argmax(1) if o.shape[1] > 1 else o[:, 0] > 0

@@ -5,30 +5,39 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'Encoder', 'pad_to_multiple', 'forward_pair']
 
-# %% ../../nbs/20_models.encoder.ipynb #100b8a8b
-import math
+# %% ../../nbs/20_models.encoder.ipynb #3f3b1c7a
+import math, pkgutil
 
 import timm, torch
+from fastcore.basics import patch
 from timm.models import get_pretrained_cfg
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ..core import closest
 
-# %% ../../nbs/20_models.encoder.ipynb #d27ff507
-ENCODERS = {'resnet18_v1c': ('resnet18', dict(stem_width=32, stem_type='deep'))} # our name -> (timm name, options)
+# %% ../../nbs/20_models.encoder.ipynb #95001aea
+ENCODERS = {'resnet18_v1c': ('resnet18', dict(stem_width=32, stem_type='deep')), # our name -> (timm name, function or 'module:function'; options)
+            **{f'mit_{size}': ('cdkd.models.mit:mit', dict(size=size, weights=f'nvidia/mit-{size}')) for size in ('b0','b1','b2')}}
 
 def _resolve(name:str # timm name (with or without weight tag) or a key of `ENCODERS`
-            ) -> tuple[str, dict]: # timm name and options
-    "The timm model behind `name`; raises `ValueError` with a hint if there is none."
-    if name in ENCODERS: return ENCODERS[name]
+            ) -> tuple: # timm name or function; options
+    "The network behind `name`; raises `ValueError` with a hint if there is none."
+    if name in ENCODERS:
+        net, opts = ENCODERS[name]
+        return (pkgutil.resolve_name(net) if isinstance(net, str) and ':' in net else net), dict(opts)
     if timm.is_model(name): return name, {}
     raise ValueError(f"unknown encoder {name!r}. {closest(name, [*timm.list_models(), *ENCODERS])} All names: timm.list_models('*resnet*')")
 
-# %% ../../nbs/20_models.encoder.ipynb #eedb16c0
-def _check_pretrained(name:str, opts:dict) -> str: # The weights' own name, e.g. 'resnet18.a1_in1k'
-    "Raise `ValueError` unless timm knows weights for `name` with these `opts`."
-    if name in ENCODERS: raise ValueError(f"timm has no pretrained weights for {name!r} (it is {opts['timm']!r} with another stem). "
+# %% ../../nbs/20_models.encoder.ipynb #758c32ae
+def _check_pretrained(name:str, kw:dict) -> str: # The weights' own name, e.g. 'resnet18.a1_in1k'
+    "Raise `ValueError` unless weights are known for `name` with these options."
+    net, opts = _resolve(name)
+    if callable(net):
+        weights = {**opts, **kw}.get('weights')
+        if not weights: raise ValueError(f"no pretrained weights are known for {name!r}. Use pretrained=False and load a checkpoint, or say where they are with weights=...")
+        return str(weights)
+    if name in ENCODERS: raise ValueError(f"timm has no pretrained weights for {name!r} (it is {net!r} with another stem). "
         f"Use pretrained=False and load a checkpoint, or a close relative that has weights, such as 'resnet18d'.")
     cfg = get_pretrained_cfg(name)
     if cfg is None or not (cfg.hf_hub_id or cfg.url or cfg.file): raise ValueError(
@@ -41,19 +50,24 @@ def _pull(make, weights:str):
     except Exception as e: raise RuntimeError(f"could not get the pretrained weights {weights!r} ({type(e).__name__}: {str(e)[:120]}). Connect to huggingface.co once, or copy its cache "
         f"to this machine (HF_HOME), or start from random weights on purpose with pretrained=False.") from e
 
-# %% ../../nbs/20_models.encoder.ipynb #38f040a9
-def _timm_body(name:str, in_chans:int, pretrained:bool, out_indices=None, **kw) -> nn.Module:
-    "timm's feature extractor; networks made for one image size are asked for any size."
-    timm_name, opts = _resolve(name)
+# %% ../../nbs/20_models.encoder.ipynb #e321b2ee
+def _fixed_size(net) -> bool:
+    "Whether `net`, a timm name or a function, stands for a network that was made for one image size."
+    cfg = None if callable(net) else get_pretrained_cfg(net, allow_unregistered=True)
+    return cfg is not None and cfg.fixed_input_size
+
+def _body(name:str, in_chans:int, pretrained:bool, out_indices=None, **kw) -> nn.Module:
+    "The feature extractor; networks made for one image size are asked for any size."
+    net, opts = _resolve(name)
+    if callable(net): return net(in_chans=in_chans, pretrained=pretrained, out_indices=out_indices, **{**opts, **kw})
     base = dict(features_only=True, in_chans=in_chans, pretrained=pretrained, **opts, **kw)
     if out_indices is not None: base['out_indices'] = out_indices
-    cfg = get_pretrained_cfg(timm_name, allow_unregistered=True)
-    flexible = [dict(dynamic_img_size=True, dynamic_img_pad=True), dict(strict_img_size=False)] if cfg and cfg.fixed_input_size and 'img_size' not in kw else []
+    flexible = [dict(dynamic_img_size=True, dynamic_img_pad=True), dict(strict_img_size=False)] if _fixed_size(net) and 'img_size' not in kw else []
     for extra in flexible:
-        try: return timm.create_model(timm_name, **base, **extra)
+        try: return timm.create_model(net, **base, **extra)
         except TypeError as e:
             if 'unexpected keyword' not in str(e): raise
-    return timm.create_model(timm_name, **base)
+    return timm.create_model(net, **base)
 
 def _levels(body:nn.Module) -> list[tuple[int,int]]: # (index, stride) of the last map of each stride
     "Which feature maps to keep: one per stride, the deepest of its kind, finest first."
@@ -71,22 +85,21 @@ def _trim(body:nn.Module) -> None:
     last = body.feature_info.module_name()[-1].split('.')
     if last[0] == 'blocks' and len(last) > 1 and isinstance(getattr(body, 'blocks', None), nn.Sequential): body.blocks = body.blocks[:int(last[1])+1]
 
-# %% ../../nbs/20_models.encoder.ipynb #0526113c
+# %% ../../nbs/20_models.encoder.ipynb #49d6fd0d
 class Encoder(nn.Module):
-    "Feature maps of any timm network: `[N,C,H/s,W/s]` for each stride `s` in `.strides`, finest first, with `.channels`."
+    "Feature maps of any network: `[N,C,H/s,W/s]` for each stride `s` in `.strides`, finest first, with `.channels`."
     def __init__(self,
         name:str='resnet18', # timm name, or a key of `ENCODERS`
         in_chans:int=3, # Bands of one image
-        pretrained:bool=False, # Pull weights through timm; an error if that fails, never random weights in silence
+        pretrained:bool=False, # Pull weights from the Hub; an error if that fails, never random weights in silence
         strides:tuple|None=None, # Which strides to give, such as (4,8,16,32); None: all the network has
         min_stride:int=1, # Leave out levels finer than this (a network with coarser levels only keeps what it has)
-        **kw, # To `timm.create_model`, such as drop_path_rate
+        **kw, # To `timm.create_model` or the function in `ENCODERS`, such as drop_path_rate
     ):
         super().__init__()
-        timm_name, opts = _resolve(name)
         self.name, self.in_chans = name, in_chans
-        self.weights = _check_pretrained(name, dict(opts, timm=timm_name)) if pretrained else None # what was loaded, for the record
-        make = lambda idx=None: _timm_body(name, in_chans, pretrained, out_indices=idx, **kw)
+        self.weights = _check_pretrained(name, kw) if pretrained else None # what was loaded, for the record
+        make = lambda idx=None: _body(name, in_chans, pretrained, out_indices=idx, **kw)
         body = _pull(make, self.weights) if pretrained else make() if strides is None and min_stride == 1 else _probe(make)
         levels = _levels(body)
         if strides is not None:
@@ -96,22 +109,29 @@ class Encoder(nn.Module):
         levels = [(s,i) for s,i in levels if s >= min_stride]
         idx = tuple(i for _,i in levels)
         if idx != tuple(range(len(body.feature_info.reduction()))) or next(body.parameters()).is_meta:
-            state, body = body.state_dict(), _timm_body(name, in_chans, False, out_indices=idx, **kw)
+            state, body = body.state_dict(), _body(name, in_chans, False, out_indices=idx, **kw)
             if pretrained: body.load_state_dict({k:state[k] for k in body.state_dict()})
         _trim(body)
         self.body, self.strides, self.channels = body, [s for s,_ in levels], list(body.feature_info.channels())
         self.nhwc = 'NHWC' in str(getattr(body, 'output_fmt', ''))
-        cfg = get_pretrained_cfg(timm_name, allow_unregistered=True)
-        self.pad_to = max(self.strides) if cfg is not None and cfg.fixed_input_size else 1
+        self.pad_to = max(self.strides) if _fixed_size(_resolve(name)[0]) else 1
 
     def forward(self, x:Tensor # [N,in_chans,H,W], normalised
                ) -> list[Tensor]: # [N,C,ceil(H/s),ceil(W/s)] per stride (some networks round down)
         h, w = x.shape[-2:]
         x = pad_to_multiple(x, self.pad_to)
         maps = [f.permute(0,3,1,2) if self.nhwc else f for f in self.body(x)]
-        return maps if self.pad_to == 1 else [f[..., :math.ceil(h/s), :math.ceil(w/s)] for f,s in zip(maps, self.strides)]
+        return [self.crop(m, k, h, w) for k,m in enumerate(maps)]
 
-# %% ../../nbs/20_models.encoder.ipynb #b9d9c0b2
+    def crop(self, m:Tensor, # Map of level k [N,C,h',w']
+             k:int, # Its level
+             h:int, # Height of the image
+             w:int, # Its width
+            ) -> Tensor: # [N,C,h,w]
+        "The part of level `k`'s map that belongs to the image and not to its padding."
+        return m if self.pad_to == 1 else m[..., :math.ceil(h/self.strides[k]), :math.ceil(w/self.strides[k])]
+
+# %% ../../nbs/20_models.encoder.ipynb #83bd6c41
 def pad_to_multiple(x:Tensor, # [N,C,H,W]
                     m:int, # Height and width become multiples of this
                    ) -> Tensor: # [N,C,H',W'], padded right and below
@@ -120,21 +140,45 @@ def pad_to_multiple(x:Tensor, # [N,C,H,W]
     ph, pw = -h % m, -w % m
     return F.pad(x, (0,pw,0,ph), mode='replicate') if ph or pw else x
 
-# %% ../../nbs/20_models.encoder.ipynb #9d285f32
+# %% ../../nbs/20_models.encoder.ipynb #4d146f9e
+def _steps(body:nn.Module) -> list[list[nn.Module]]|None: # Per level its layers; None if they do not stand in a row
+    "The layers of `body`, cut behind each layer that gives a map."
+    if hasattr(body, 'return_layers'): layers, cuts = body.items(), body.return_layers
+    elif isinstance(getattr(body, 'blocks', None), nn.Sequential) and hasattr(body, 'conv_stem'):             # timm's EfficientNet and MobileNet kind
+        layers = [(n, l) for n,l in body.named_children() if n != 'blocks'] + [(f'blocks.{i}', l) for i,l in enumerate(body.blocks)]
+        cuts = body.feature_info.module_name()
+    else: return None
+    steps = [[]]
+    for name,layer in layers:
+        steps[-1].append(layer)
+        if name in cuts: steps.append([])
+    return steps[:-1]
+
+@patch(as_prop=True)
+def stepwise(self:Encoder) -> bool:
+    "Whether the encoder can be run level by level."
+    return _steps(self.body) is not None
+
+@patch
+def level(self:Encoder, k:int, # Which level, from 0
+          x:Tensor, # For level 0 the image [N,in_chans,H,W], else the map of level k-1, or something of its shape
+         ) -> Tensor: # Map of level k [N,C,h,w]; not cropped where level 0 had to pad the image
+    "One level alone; raises `ValueError` for a network that is not `stepwise`."
+    if not self.stepwise: raise ValueError(
+        f"encoder {self.name!r} cannot be run level by level; choose one whose layers stand in a row, such as a ResNet, ResNeSt, ConvNeXt, EfficientNet, Swin or MiT")
+    x = pad_to_multiple(x, self.pad_to) if k == 0 else x.permute(0,2,3,1) if self.nhwc else x
+    for layer in _steps(self.body)[k]: x = layer(x)
+    return x.permute(0,3,1,2) if self.nhwc else x
+
+# %% ../../nbs/20_models.encoder.ipynb #d09b78a8
 def forward_pair(enc:Encoder, # The encoder, shared by both dates
                  a:Tensor, # Date A [N,C,H,W]
                  b:Tensor, # Date B [N,C,H,W]
                  between, # `(level, a, b) -> (a, b)`, called with the level's two maps [N,C,h,w]; level counts from 0
                 ) -> list[tuple[Tensor,Tensor]]: # Per level the two maps after `between`
     "Run both dates through `enc` level by level with an exchange in between (the dates see batch norm separately)."
-    if not hasattr(enc.body, 'return_layers') or enc.pad_to != 1: raise ValueError(
-        f"encoder {enc.name!r} cannot be run level by level; choose one of the ResNet, ResNeSt, ConvNeXt or RegNet kind")
-    nchw = lambda x: x.permute(0,3,1,2) if enc.nhwc else x
-    back = lambda x: x.permute(0,2,3,1) if enc.nhwc else x
-    out = []
-    for name,layer in enc.body.items():
-        a, b = layer(a), layer(b)
-        if name in enc.body.return_layers:
-            out.append(between(len(out), nchw(a), nchw(b)))
-            a, b = (back(x) for x in out[-1])
-    return out
+    out, (h, w) = [], a.shape[-2:]
+    for k in range(len(enc.strides)):
+        a, b = between(k, enc.level(k, a), enc.level(k, b))
+        out.append((a, b))
+    return [(enc.crop(a, k, h, w), enc.crop(b, k, h, w)) for k,(a,b) in enumerate(out)]

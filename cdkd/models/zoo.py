@@ -6,7 +6,7 @@
 __all__ = ['cd_gmacs', 'zoo_table', 'CD_MODELS', 'CDModel', 'CDOut', 'cd_model_info', 'create_cd_model', 'list_cd_models',
            'register_cd', 'wrap_cd']
 
-# %% ../../nbs/29_models.zoo.ipynb #f2111e72
+# %% ../../nbs/29_models.zoo.ipynb #fe3729f7
 import copy
 
 import pandas as pd
@@ -14,11 +14,13 @@ import torch
 
 from .registry import CD_MODELS, CDModel, CDOut, cd_model_info, create_cd_model, list_cd_models, register_cd, wrap_cd
 import cdkd.models.fcsn, cdkd.models.tinycd, cdkd.models.bit, cdkd.models.changer, cdkd.models.snunet, cdkd.models.siam
+import cdkd.models.changeformer, cdkd.models.changestar, cdkd.models.stanet, cdkd.models.cgnet, cdkd.models.ifn, cdkd.models.hanet
+import cdkd.models.lightcdnet, cdkd.models.tinycd_v2, cdkd.models.ttp
 
-# %% ../../nbs/29_models.zoo.ipynb #e3ce7e63
+# %% ../../nbs/29_models.zoo.ipynb #b5e25c02
 _all_ = ['CD_MODELS', 'CDModel', 'CDOut', 'cd_model_info', 'create_cd_model', 'list_cd_models', 'register_cd', 'wrap_cd']
 
-# %% ../../nbs/29_models.zoo.ipynb #c730686e
+# %% ../../nbs/29_models.zoo.ipynb #5b47fab2
 def cd_gmacs(model:CDModel, # Any change model
              size:int=256, # Side of the square images
             ) -> float: # 10^9 multiply-accumulates for one pair
@@ -29,15 +31,16 @@ def cd_gmacs(model:CDModel, # Any change model
     with FlopCounterMode(display=False) as counter, torch.no_grad(): ghost(x, x)
     return counter.get_total_flops()/2e9
 
-# %% ../../nbs/29_models.zoo.ipynb #7a9e3a00
+# %% ../../nbs/29_models.zoo.ipynb #25b9e891
 def zoo_table(filter:str='*', # Wildcard
               size:int=256, # Side of the images for the cost
              ) -> pd.DataFrame: # One row per model
-    "What the registered models are and cost, with their published recipe."
+    "What the registered models are and cost, with their published recipe; no weights are made."
     rows = []
     for n in list_cd_models(filter):
-        m = create_cd_model(n)
-        c = m.cfg
-        rows.append(dict(model=n, encoder=m.args.get('encoder', 'own'), params_M=sum(p.numel() for p in m.parameters())/1e6, gmacs=cd_gmacs(m, size), native_stride=c['native_stride'], min_size=m.min_size, n_out=m.n_out,
-                         loss=c['loss'], lr=c['lr'], wd=c['wd'], aug=c['aug'], kd_weight=c['kd_weight'], jl1_mIoU=c.get('jl1_miou'), jl1_F1=c.get('jl1_f1')))
+        with torch.device('meta'): m = create_cd_model(n)
+        c, params = m.cfg, {p: p.numel() for p in m.parameters()}
+        rows.append(dict(model=n, encoder=m.args.get('encoder', 'own'), params_M=sum(params.values())/1e6, trainable_M=sum(k for p,k in params.items() if p.requires_grad)/1e6, gmacs=cd_gmacs(m, max(size, m.min_size)),
+                         native_stride=c['native_stride'], n_out=m.n_out, kd_weight=c['kd_weight'], jl1_mIoU=c.get('jl1_miou'), jl1_F1=c.get('jl1_f1'),
+                         loss=c['loss'], aux=c['aux_weight'], lr=c['lr'], wd=c['wd'], aug=c['aug'], window=c['window'], threshold=m.threshold, min_size=m.min_size))
     return pd.DataFrame(rows).set_index('model')
