@@ -6,14 +6,14 @@
 __all__ = ['TEACHERS', 'ENCODER_SCHEMES', 'opencd_layout', 'open_weights', 'pick_weights', 'opencd_name', 'load_opencd',
            'from_opencd', 'opencd_names', 'to_opencd', 'from_tinycd', 'load_encoder', 'to_torchvision']
 
-# %% ../nbs/54_interop.ipynb #247fa18c
+# %% ../nbs/54_interop.ipynb #693edb28
 import json, re, warnings
 from collections import Counter, OrderedDict
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Mapping
 
 import timm, torch
 from timm.models import adapt_input_conv
@@ -30,7 +30,7 @@ from .models.tinycd import tinycd_keys
 from .models.ttp import resize_pos
 import cdkd.models.zoo
 
-# %% ../nbs/54_interop.ipynb #7c7915eb
+# %% ../nbs/54_interop.ipynb #efd82410
 @lru_cache(maxsize=1)
 def _layouts() -> dict: # Name -> {key: shape}
     "The published keys and shapes, unpacked: equal parts of the tree of keys are stored once."
@@ -45,8 +45,8 @@ def opencd_layout(name:str # A published configuration, such as 'changer_ex_r18'
     if name not in _layouts(): raise KeyError(f"no published layout for {name!r}. {closest(name, _layouts())}")
     return dict(_layouts()[name])
 
-# %% ../nbs/54_interop.ipynb #baaa50c4
-_COMMANDS = re.compile(r'(os|posix|nt|subprocess|pty|shutil|socket|runpy|importlib|ctypes|webbrowser|code|commands|_?io|torch\.hub|torch\.jit)\..*|'
+# %% ../nbs/54_interop.ipynb #b70c1668
+_COMMANDS = re.compile(r'(os|posix|nt|subprocess|pty|shutil|socket|runpy|importlib|ctypes|webbrowser)\..*|_?io\.(open|FileIO)|torch\.(hub|jit)\.load.*|'
                        r'builtins\.(eval|exec|compile|open|__import__|input|breakpoint)')
 
 def open_weights(weights:str|Path|Mapping # A file (`.pth`, `.safetensors`), a checkpoint or a state dict
@@ -61,7 +61,7 @@ def open_weights(weights:str|Path|Mapping # A file (`.pth`, `.safetensors`), a c
         f"the weights from somebody you trust.")
     return find_state(f.tree, path), f.read, path.name
 
-# %% ../nbs/54_interop.ipynb #4b6ad95c
+# %% ../nbs/54_interop.ipynb #094cc00b
 TEACHERS = {'large': 'teacher_l.', 'medium': 'teacher_m.', 'small': 'teacher_s.'}
 
 def pick_weights(state:Mapping, # Of a file
@@ -80,7 +80,7 @@ def pick_weights(state:Mapping, # Of a file
     if not mine: raise ValueError(f"there is no {f'{teacher} teacher' if teacher else 'student'} in these weights; there is {', '.join(dict.fromkeys(left.values())) or 'nothing'}")
     return mine, left
 
-# %% ../nbs/54_interop.ipynb #778048b0
+# %% ../nbs/54_interop.ipynb #f8f31beb
 _TWINS = {'ifn': ('backbone.encoder1.', 'backbone.encoder2.')} # the same module under two names
 
 def _why_ignored(entry:CDEntry, key:str) -> str|None:
@@ -129,7 +129,7 @@ def _other_name(name:str, state:Mapping, teacher:str|None) -> str:
     except ValueError: return ''
     return f". They are those of {other!r}" if other != name else ''
 
-# %% ../nbs/54_interop.ipynb #13a21c18
+# %% ../nbs/54_interop.ipynb #8981c47b
 _STILL = ('bit_', 'changeformer_', 'changestar_', 'stanet_', 'ban_') # families whose teachers were in evaluation mode
 
 def from_opencd(weights:str|Path|Mapping, # Checkpoint file (`.pth`, `.safetensors`) or state dict
@@ -149,7 +149,7 @@ def from_opencd(weights:str|Path|Mapping, # Checkpoint file (`.pth`, `.safetenso
     if verbose: print(model.account)
     return model
 
-# %% ../nbs/54_interop.ipynb #a9f25327
+# %% ../nbs/54_interop.ipynb #1c688ab5
 def _neutral(key:str, shape:tuple) -> Tensor:
     "A value for a tensor that no output depends on."
     if key.endswith('num_batches_tracked'): return torch.zeros(shape, dtype=torch.int64)
@@ -180,7 +180,7 @@ def to_opencd(model:CDModel, # A published configuration, whoever trained it
         with atomic_write(path) as p: torch.save(dict(meta=meta, state_dict=out, message_hub={}), p)
     return out
 
-# %% ../nbs/54_interop.ipynb #297f173b
+# %% ../nbs/54_interop.ipynb #b7fde677
 def from_tinycd(weights:str|Path|Mapping, # The authors' file or state dict
                 strict:bool=True, # An error if any key is unexplained
                 verbose:bool=True, # Print the account (it is also the model's `.account`)
@@ -192,7 +192,7 @@ def from_tinycd(weights:str|Path|Mapping, # The authors' file or state dict
     if verbose: print(model.account)
     return model
 
-# %% ../nbs/54_interop.ipynb #e8b28e2e
+# %% ../nbs/54_interop.ipynb #5467f7d6
 _MB_FIRST = {'0.0': 'conv_dw', '0.1': 'bn1', '1.fc1': 'se.conv_reduce', '1.fc2': 'se.conv_expand', '2.0': 'conv_pw', '2.1': 'bn2'}                   # no expansion
 _MB_OTHER = {'0.0': 'conv_pw', '0.1': 'bn1', '1.0': 'conv_dw', '1.1': 'bn2', '2.fc1': 'se.conv_reduce', '2.fc2': 'se.conv_expand', '3.0': 'conv_pwl', '3.1': 'bn3'}
 _effnet = rename_keys(*[(rf'{tv}\.(.*)', rf'{ours}.\1') for tv,ours in {r'features\.0\.0': 'conv_stem', r'features\.0\.1': 'bn1', r'features\.8\.0': 'conv_head', r'features\.8\.1': 'bn2', r'classifier\.1': 'classifier'}.items()],
@@ -219,7 +219,7 @@ def _best_names(state:Mapping, want:dict) -> tuple[str, str, dict]: # Prefix; sc
     if not best[0]: raise ValueError(f"these weights ({', '.join(list(state)[:3])} ...) fit no part of this encoder under any known naming: {', '.join(ENCODER_SCHEMES)}")
     return best[1:]
 
-# %% ../nbs/54_interop.ipynb #452ffa6d
+# %% ../nbs/54_interop.ipynb #113be9b2
 def _encoder_of(model:nn.Module) -> nn.Module:
     "The encoder in a change model; anything else is taken as it is."
     if not isinstance(model, CDModel): return model
@@ -241,7 +241,7 @@ def _adapt(name:str, v:Tensor, shape:tuple, bands:int) -> Tensor:
     if name.endswith(('rel_pos_h', 'rel_pos_w')): return F.interpolate(v.T[None], size=shape[0], mode='linear')[0].T.contiguous()
     return v
 
-# %% ../nbs/54_interop.ipynb #44f10b84
+# %% ../nbs/54_interop.ipynb #fd75e4fe
 def load_encoder(model:nn.Module, # A change model with one encoder, an `Encoder`, or any part of a model; filled in place
                  weights:str|Path|Mapping, # A file or a state dict, under any of the names in `ENCODER_SCHEMES`
                  ignored:Mapping|None=None, # Further keys of the file (wildcards) that are not needed -> why
@@ -279,7 +279,7 @@ def load_encoder(model:nn.Module, # A change model with one encoder, an `Encoder
     if verbose: print(acc)
     return acc
 
-# %% ../nbs/54_interop.ipynb #fe7b6cb0
+# %% ../nbs/54_interop.ipynb #e51b6ea4
 def to_torchvision(model:nn.Module # A change model with one encoder, or an `Encoder`, of a network that torchvision has, too
                   ) -> OrderedDict: # State dict under torchvision's names, on the CPU
     "The encoder's weights as torchvision names them."

@@ -7,7 +7,7 @@ __all__ = ['atomic_write', 'save_json', 'settings_diff', 'load_json', 'Inert', '
            'find_state', 'load_state', 'save_weights', 'weights_meta', 'LoadAccount', 'fill_model', 'match_state',
            'content_hash']
 
-# %% ../nbs/04_io.ipynb #cd71d72e
+# %% ../nbs/04_io.ipynb #c8ec14ad
 import hashlib, io, json, os, pickletools, secrets, zipfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-# %% ../nbs/04_io.ipynb #2a5565b8
+# %% ../nbs/04_io.ipynb #137af9f2
 @contextmanager
 def atomic_write(path:str|Path # Where the file shall be
                 ) -> Iterator[Path]: # Write here instead
@@ -32,7 +32,7 @@ def atomic_write(path:str|Path # Where the file shall be
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/04_io.ipynb #1b2aabb3
+# %% ../nbs/04_io.ipynb #29920570
 def save_json(path:str|Path, # Where to
               obj:Any, # Anything JSON can hold; paths and NumPy numbers are turned into plain ones
              ) -> None:
@@ -58,7 +58,7 @@ def load_json(path:str|Path # A JSON file
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except json.JSONDecodeError as e: raise ValueError(f"{path} is not valid JSON ({e}); delete it and let it be made again") from e
 
-# %% ../nbs/04_io.ipynb #bb71307c
+# %% ../nbs/04_io.ipynb #df8cd566
 class Inert:
     "A note of something in a file that is not plain data: its `name`, what it was to be called with (`args`), filled with (`items`) and set to (`state`). It does nothing."
     __slots__ = ('name', 'args', 'items', 'state')
@@ -77,7 +77,7 @@ class StoredTensor:
     "A tensor still in its file: everything about it except its numbers."
     storage:_Storage; dtype:torch.dtype; offset:int; shape:tuple; stride:tuple
 
-# %% ../nbs/04_io.ipynb #9dcacc50
+# %% ../nbs/04_io.ipynb #7e3e5787
 def _is(x, *kinds):
     "`x`, if its type is exactly one of `kinds`."
     if type(x) not in kinds: raise ValueError(f"there is a {type(x).__name__} where a {kinds[0].__name__} belongs")
@@ -114,7 +114,7 @@ def _call(f, args):
     if f.args is None and name in _MAKERS: return _MAKERS[name](*args)
     return Inert(name if f.args is None else f'{name}()', args if f.args is None else (f, *args))
 
-# %% ../nbs/04_io.ipynb #a18422c4
+# %% ../nbs/04_io.ipynb #15981ac8
 def _extend(x, items):
     "Add to a list or set in the file."
     if type(x) is list: x.extend(items)
@@ -132,7 +132,7 @@ _LITERALS = {*'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING
 _FIXED    = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 _FRESH    = {'EMPTY_LIST': list, 'EMPTY_DICT': dict, 'EMPTY_SET': set}
 
-# %% ../nbs/04_io.ipynb #20e65b24
+# %% ../nbs/04_io.ipynb #59a45a19
 def _unpickle(f, # A binary file, standing where a pickle begins; left where it ends
               foreign:set, # Names that are not plain data are added here
               storages:dict, # Storages by key are added here
@@ -190,7 +190,7 @@ def _unpickle(f, # A binary file, standing where a pickle begins; left where it 
             case 'STOP': return stack.pop()
             case o: raise ValueError(f"it holds the instruction {o}, which no file of weights needs")
 
-# %% ../nbs/04_io.ipynb #ab166441
+# %% ../nbs/04_io.ipynb #b6483ccd
 @contextmanager
 def _blame(path):
     "Whatever goes wrong while a file is read is said with the file's name and what to do."
@@ -241,7 +241,7 @@ class TorchFile:
         if missing := self.storages.keys() - self.where.keys(): raise ValueError(f'storage {missing.pop()} is not there')
         return tree
 
-# %% ../nbs/04_io.ipynb #67758700
+# %% ../nbs/04_io.ipynb #a7863beb
 @patch
 def read(self:TorchFile, tree # `.tree` or a part of it
         ) -> Any: # The same with tensors on the CPU; tensors that shared their numbers still do
@@ -267,7 +267,7 @@ def read(self:TorchFile, tree # `.tree` or a part of it
             return new
         return walk(tree)
 
-# %% ../nbs/04_io.ipynb #997e9723
+# %% ../nbs/04_io.ipynb #ca929b35
 def safe_torch_load(path:str|Path, # A file written by `torch.save`
                     inert:bool=False, # Take what is not plain data as `Inert` notes instead of refusing the file
                    ) -> Any: # Tensors in plain containers, on the CPU
@@ -303,7 +303,7 @@ def load_state(path:str|Path, # `.safetensors`, or a torch file with a state dic
     f = TorchFile(path)
     return f.read(find_state(f.tree, path))
 
-# %% ../nbs/04_io.ipynb #cce65722
+# %% ../nbs/04_io.ipynb #5e68df27
 def save_weights(path:str|Path, # Where to; should end in `.safetensors`
                  model:nn.Module|Mapping[str, torch.Tensor], # A model or a state dict
                  meta:Mapping|None=None, # JSON-able facts to keep with the weights
@@ -321,7 +321,7 @@ def weights_meta(path:str|Path # A file of `save_weights`
     from safetensors import safe_open
     with safe_open(path, framework='pt') as f: return json.loads((f.metadata() or {}).get('cdkd', '{}'))
 
-# %% ../nbs/04_io.ipynb #56eeb4cd
+# %% ../nbs/04_io.ipynb #61a9428a
 def _few(keys:list, n:int) -> str:
     "The first `n` of some keys."
     return ', '.join(keys[:n]) + (' ...' if len(keys) > n else '')
@@ -347,7 +347,7 @@ class LoadAccount:
         groups += [('missing', self.missing), ('unexpected', self.unexpected), ('of another shape', self.reshaped)]
         return '\n'.join([first, *(f"  {len(ks)} {what}: {_few(ks, 2)}" for what,ks in groups if ks)])
 
-# %% ../nbs/04_io.ipynb #e2435d73
+# %% ../nbs/04_io.ipynb #1bf44e46
 _NO_COUNTER = 'the counter of batch norm, which files from before 2018 lack'
 
 def fill_model(model:nn.Module, # Filled in place
@@ -385,7 +385,7 @@ def match_state(model:nn.Module, # Filled in place
     acc = fill_model(model, state, {f'{p}*': 'named by the caller' for p in ignore})
     return {'loaded': len(acc.matched), 'ignored': len(acc.ignored)}
 
-# %% ../nbs/04_io.ipynb #b511ad6a
+# %% ../nbs/04_io.ipynb #2d003bea
 def content_hash(*parts # Bytes, arrays, tensors, files (as `Path`), or anything JSON can hold
                 ) -> str: # 16 hexadecimal digits
     "A fingerprint of what `parts` hold; a `Path` is read."

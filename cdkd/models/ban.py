@@ -7,7 +7,7 @@ __all__ = ['ban_keys', 'ban_vit_b16_clip_bit', 'ban_vit_b16_clip_mit_b0', 'ban_v
            'ban_vit_l14_clip_mit_b0', 'ban_vit_l14_clip_mit_b2', 'FrozenViT', 'Bridge', 'MLPChangeHead', 'BITHead',
            'BAN', 'ban_bit_keys']
 
-# %% ../../nbs/24o_models.ban.ipynb #d59b6371
+# %% ../../nbs/24o_models.ban.ipynb #627f25c9
 import timm, torch
 from timm.layers import LayerNorm2d
 from timm.models.vision_transformer import VisionTransformer
@@ -20,7 +20,7 @@ from .encoder import Encoder, _check_pretrained, _pull, forward_pair
 from .mit import MixFFN, mit_rules
 from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_logits
 
-# %% ../../nbs/24o_models.ban.ipynb #62b412b0
+# %% ../../nbs/24o_models.ban.ipynb #5e9648b7
 class FrozenViT(nn.Module):
     "Maps of a frozen ViT behind the blocks `taps`; it is in evaluation mode always, and has no gradients."
     def __init__(self, name:str='vit_base_patch16_clip_quickgelu_224.openai', # A plain ViT of timm
@@ -48,7 +48,7 @@ class FrozenViT(nn.Module):
         x = F.interpolate(x, size=self.size, mode='bilinear', align_corners=False)
         return self.vit.forward_intermediates(x, indices=self.taps, norm=False, intermediates_only=True)
 
-# %% ../../nbs/24o_models.ban.ipynb #04a64152
+# %% ../../nbs/24o_models.ban.ipynb #cec593dd
 class Bridge(nn.Module):
     "What a side map takes from a map of the frozen model: attention, a narrow feed-forward layer, and the map itself."
     def __init__(self, ni:int, # Channels of the frozen model
@@ -69,7 +69,7 @@ class Bridge(nn.Module):
         x = x + self.attn(q, kv, kv, need_weights=False)[0].transpose(1, 2).unflatten(2, x.shape[-2:])
         return self.ffn(x) + like(f, x)
 
-# %% ../../nbs/24o_models.ban.ipynb #c4c96f16
+# %% ../../nbs/24o_models.ban.ipynb #028c422e
 class MLPChangeHead(nn.Module):
     "Per date an MLP decoder; both concatenated, a feed-forward layer, a classifier."
     def __init__(self, channels:list, # Channels per level
@@ -95,7 +95,7 @@ class BITHead(BIT):
         ta, tb = t.chunk(2, 1)
         return self.head((self._refine(fa, ta) - self._refine(fb, tb)).abs())
 
-# %% ../../nbs/24o_models.ban.ipynb #c2c5da05
+# %% ../../nbs/24o_models.ban.ipynb #82305291
 class BAN(CDModel):
     "A frozen ViT, a side encoder with bridges to it, and an MLP or BIT decoder."
     def __init__(self, encoder:str='mit_b0', # Side encoder: MiT, ResNet or ConvNeXt kind
@@ -112,10 +112,10 @@ class BAN(CDModel):
         if decoder == 'bit' and 'resne' not in encoder: raise ValueError(f"decoder='bit' takes a side encoder of the ResNet kind, not {encoder!r}; use decoder='mlp' with it")
         super().__init__(n_out, in_chans, min_size=32 if decoder == 'mlp' else 16, stride=32 if decoder == 'mlp' else 8)
         side = Encoder(encoder, in_chans, pretrained is True, **(dict(min_stride=4) if decoder == 'mlp' else dict(strides=(4,8,16))))
-        if decoder == 'bit': unstride(side.body.layer3)
+        if decoder == 'bit': unstride(side.body.layer3); side.strides[-1] = 8
         if len(taps) > len(side.channels): raise ValueError(f"{len(taps)} taps need as many levels, {encoder!r} has {len(side.channels)}")
         self.image_encoder, self.side = FrozenViT(vit, taps, in_chans, bool(pretrained), vit_size, pre_norm), side
-        heads = [next(h for h in range(c//side.channels[0], 0, -1) if c%h == 0) for c in side.channels]
+        heads = [next(h for h in range(max(1, c//side.channels[0]), 0, -1) if c%h == 0) for c in side.channels]
         self.bridges = nn.ModuleList(Bridge(self.image_encoder.channels, c, h) for c,h in zip(side.channels[-len(taps):], heads[-len(taps):]))
         self.mask_decoder = MLPChangeHead(side.channels, n_out) if decoder == 'mlp' else BITHead(encoder, n_out)
         self.unused = {f'mask_decoder.{k}':v for k,v in getattr(self.mask_decoder, 'unused', {}).items()}
@@ -127,16 +127,21 @@ class BAN(CDModel):
         y = self.mask_decoder(*(list(m) for m in zip(*forward_pair(self.side, a, b, bridge))))
         return CDOut(resize_logits(y, a.shape[-2:]) if isinstance(self.mask_decoder, BITHead) else y)
 
-# %% ../../nbs/24o_models.ban.ipynb #a67f8d6d
-_side = r'decode_head\.side_adapter_network\.'
-_ban_rules = [*[(rf'image_encoder\.{p}', rf'image_encoder.vit.{r}') for p,r in ((r'(cls_token|pos_embed)', r'\1'), (r'patch_embed\.projection\.(.*)', r'patch_embed.proj.\1'), (r'ln_pre\.(.*)', r'norm_pre.\1'), (r'layers\.(\d+)\.ln([12])\.(.*)', r'blocks.\1.norm\2.\3'),
-        (r'layers\.(\d+)\.attn\.attn\.in_proj_(.*)', r'blocks.\1.attn.qkv.\2'), (r'layers\.(\d+)\.attn\.attn\.out_proj\.(.*)', r'blocks.\1.attn.proj.\2'), (r'layers\.(\d+)\.ffn\.layers\.0\.0\.(.*)', r'blocks.\1.mlp.fc1.\2'), (r'layers\.(\d+)\.ffn\.layers\.1\.(.*)', r'blocks.\1.mlp.fc2.\2'))],
-    *[(rf'{_side}{p}', rf'bridges.\1.{r}') for p,r in ((r'clip_attns\.(\d)\.norm1\.(.*)', r'norm1.\2'), (r'clip_attns\.(\d)\.norm2\.(.*)', r'ffn.norm.\2'), (r'clip_attns\.(\d)\.attn\.attn\.(.*)', r'attn.\2'), (r'clip_attns\.(\d)\.ffn\.layers\.4\.(.*)', r'ffn.layers.3.\2'),
-        (r'clip_attns\.(\d)\.ffn\.layers\.([01])\.(.*)', r'ffn.layers.\2.\3'), (r'conv_clips\.(\d)\.0\.(.*)', r'project.0.\2'), (r'conv_clips\.(\d)\.1\.conv\.(.*)', r'project.1.\2'))]]
+# %% ../../nbs/24o_models.ban.ipynb #0471d791
+def _under(src:str, dst:str, rules:dict) -> list: return [(src + p, dst + r) for p,r in rules.items()]
 
-ban_keys = rename_keys(*_ban_rules, *mit_rules(rf'{_side}side_encoder\.', 'side.body.'), *[(rf'decode_head\.mask_decoder\.{p}', rf'mask_decoder.{r}') for p,r in (
-    (r'convs\.(\d)\.conv\.(.*)', r'mlp.project.\1.0.\2'), (r'convs\.(\d)\.bn\.(.*)', r'mlp.project.\1.1.\2'), (r'fusion_conv\.conv\.(.*)', r'mlp.mix.0.\1'), (r'fusion_conv\.bn\.(.*)', r'mlp.mix.1.\1'),
-    (r'discriminator\.layers\.4\.(.*)', r'ffn.layers.3.\1'), (r'discriminator\.layers\.([01])\.(.*)', r'ffn.layers.\1.\2'), (r'conv_seg\.(.*)', r'classify.\1'))])
+_adapter = r'decode_head\.side_adapter_network\.'
+_ban_rules = [
+    *_under(r'image_encoder\.', 'image_encoder.vit.', {r'(cls_token|pos_embed)': r'\1', r'patch_embed\.projection\.(.*)': r'patch_embed.proj.\1', r'ln_pre\.(.*)': r'norm_pre.\1'}),
+    *_under(r'image_encoder\.layers\.(\d+)\.', r'image_encoder.vit.blocks.\1.', {r'ln([12])\.(.*)': r'norm\2.\3', r'attn\.attn\.in_proj_(.*)': r'attn.qkv.\2', r'attn\.attn\.out_proj\.(.*)': r'attn.proj.\2',
+        r'ffn\.layers\.0\.0\.(.*)': r'mlp.fc1.\2', r'ffn\.layers\.1\.(.*)': r'mlp.fc2.\2'}),
+    *_under(_adapter + r'conv_clips\.(\d)\.', r'bridges.\1.project.', {r'0\.(.*)': r'0.\2', r'1\.conv\.(.*)': r'1.\2'}),
+    *_under(_adapter + r'clip_attns\.(\d)\.', r'bridges.\1.', {r'norm1\.(.*)': r'norm1.\2', r'norm2\.(.*)': r'ffn.norm.\2', r'attn\.attn\.(.*)': r'attn.\2',
+        r'ffn\.layers\.4\.(.*)': r'ffn.layers.3.\2', r'ffn\.layers\.([01])\.(.*)': r'ffn.layers.\2.\3'})]
+
+ban_keys = rename_keys(*_ban_rules, *mit_rules(_adapter + r'side_encoder\.', 'side.body.'), *_under(r'decode_head\.mask_decoder\.', 'mask_decoder.', {
+    r'convs\.(\d)\.conv\.(.*)': r'mlp.project.\1.0.\2', r'convs\.(\d)\.bn\.(.*)': r'mlp.project.\1.1.\2', r'fusion_conv\.conv\.(.*)': r'mlp.mix.0.\1', r'fusion_conv\.bn\.(.*)': r'mlp.mix.1.\1',
+    r'discriminator\.layers\.4\.(.*)': r'ffn.layers.3.\1', r'discriminator\.layers\.([01])\.(.*)': r'ffn.layers.\1.\2', r'conv_seg\.(.*)': r'classify.\1'}))
 
 def ban_bit_keys(state:dict # Published state dict of a BAN with BIT's decoder
                 ) -> dict: # The same with our names
@@ -146,14 +151,15 @@ def ban_bit_keys(state:dict # Published state dict of a BAN with BIT's decoder
     rest = rename_keys(*_ban_rules)({k:v for k,v in state.items() if not k.startswith((bit, pre))})
     return {**{f'side.{k[4:]}' if k.startswith('enc.') else f'mask_decoder.{k}':v for k,v in own.items()}, **rest}
 
-# %% ../../nbs/24o_models.ban.ipynb #9f44aaf4
+# %% ../../nbs/24o_models.ban.ipynb #73cc8f8c
 _clip = dict(mean=(.48145466, .4578275, .40821073), std=(.26862954, .26130258, .27577711))
-_vits = {'b16-clip': dict(vit='vit_base_patch16_clip_quickgelu_224.openai', taps=(2,5,8)), 'l14-clip': dict(vit='vit_large_patch14_clip_quickgelu_336.openai', taps=(5,11,17)),
-         'b16-in21k': dict(vit='vit_base_patch16_224.augreg_in21k', taps=(5,8,11), pre_norm=True)}
+_vits = {'b16-clip':  dict(vit='vit_base_patch16_clip_quickgelu_224.openai',  taps=(2,5,8),   pre_norm=False),
+         'l14-clip':  dict(vit='vit_large_patch14_clip_quickgelu_336.openai', taps=(5,11,17), pre_norm=False),
+         'b16-in21k': dict(vit='vit_base_patch16_224.augreg_in21k',           taps=(5,8,11),  pre_norm=True)}
 
 def _ban(which:str, side:str, **facts):
     "Register the published BAN with the frozen ViT `which` and the side network `side`."
-    opts = dict(pre_norm=False, **_vits[which]) if 'pre_norm' not in _vits[which] else _vits[which]
+    opts = _vits[which]
     kind, enc = ('bit', 'resnet18_v1c') if side == 'bit' else ('mlp', side.replace('-', '_'))
     def make(
         encoder:str=enc, # Side encoder: MiT, ResNet or ConvNeXt kind
@@ -168,9 +174,10 @@ def _ban(which:str, side:str, **facts):
     ) -> BAN:
         "BAN."
         return BAN(encoder, n_out, in_chans, pretrained, vit, taps, vit_size, decoder, pre_norm)
-    cfg = cd_recipe(lr=1e-4, wd=1e-4, rules=(('norm', dict(wd_mult=0.)), ('mask_decoder', dict(lr_mult=10.))), clip=.01, test='slide', native_stride=1 if kind == 'bit' else 4,
-        pretrained=f'ViT {which} and {side if kind == "mlp" else "ResNet-18-V1c"}', reference='Li, Cao, Meng: A new learning paradigm for foundation model-based remote sensing change detection. IEEE TGRS 62, 2024', **facts)
-    return register_cd(f'ban_vit-{which}_{side}', dict(cfg, **_clip), encoder=enc, opencd_keys=ban_bit_keys if kind == 'bit' else ban_keys)(make)
+    cfg = cd_recipe(lr=1e-4, wd=1e-4, rules=(('norm', dict(wd_mult=0.)), ('mask_decoder', dict(lr_mult=10.))), clip=.01, window=512,
+        native_stride=1 if kind == 'bit' else 4, pretrained=f"ViT {which}, {'ResNet-18-V1c' if kind == 'bit' else side}", **_clip, **facts,
+        reference='Li, Cao, Meng: A new learning paradigm for foundation model-based remote sensing change detection. IEEE TGRS 62, 2024')
+    return register_cd(f'ban_vit-{which}_{side}', cfg, encoder=enc, opencd_keys=ban_bit_keys if kind == 'bit' else ban_keys)(make)
 
 ban_vit_b16_clip_bit     = _ban('b16-clip',  'bit',    params=68.225)
 ban_vit_b16_clip_mit_b0  = _ban('b16-clip',  'mit-b0', params=68.884)

@@ -6,7 +6,7 @@
 __all__ = ['ttp_keys', 'LoRALinear', 'add_lora', 'merge_lora', 'TimeFusion', 'resize_pos', 'resize_sam', 'SAMEncoder',
            'SimpleFPN', 'MLPSegHead', 'TTP', 'ttp_vit_sam_l']
 
-# %% ../../nbs/24p_models.ttp.ipynb #ffbabcc9
+# %% ../../nbs/24p_models.ttp.ipynb #b50bfb7e
 import copy, math
 from functools import partial
 
@@ -20,7 +20,7 @@ from .decoder import MLPDecoder, init_classifier
 from .encoder import _check_pretrained, _pull, pad_to_multiple
 from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_logits
 
-# %% ../../nbs/24p_models.ttp.ipynb #c60c1b82
+# %% ../../nbs/24p_models.ttp.ipynb #b637241d
 class LoRALinear(nn.Module):
     "A frozen linear layer with a trainable low-rank addition; only its bias and the two factors get gradients."
     def __init__(self, base:nn.Linear, # The layer to adapt
@@ -61,7 +61,7 @@ def merge_lora(net:nn.Module # Changed in place
     if found and getattr(net, 'args', None): net.args = dict(net.args, rank=0)
     return net
 
-# %% ../../nbs/24p_models.ttp.ipynb #d24c9d74
+# %% ../../nbs/24p_models.ttp.ipynb #598c16ef
 class TimeFusion(nn.Module):
     "Gated exchange between the dates: first date B into A, then the new A into B; `x` holds date A's maps, then date B's."
     def __init__(self, c:int # Channels
@@ -77,7 +77,7 @@ class TimeFusion(nn.Module):
         a = a + self.ffn(b*g)
         return torch.cat([a, b + self.ffn(a*g)])
 
-# %% ../../nbs/24p_models.ttp.ipynb #47083f06
+# %% ../../nbs/24p_models.ttp.ipynb #eca13ff7
 def resize_pos(pos:Tensor, # Absolute positions [1,h,w,C]
                size:tuple, # (h',w')
               ) -> Tensor: # [1,h',w',C]
@@ -96,7 +96,7 @@ def resize_sam(vit:VisionTransformerSAM, # Changed in place
         for k in ('rel_pos_h','rel_pos_w'): setattr(at, k, nn.Parameter(F.interpolate(getattr(at, k).data.T[None], size=2*n-1, mode='linear')[0].T.contiguous()))
     return vit
 
-# %% ../../nbs/24p_models.ttp.ipynb #924ac8be
+# %% ../../nbs/24p_models.ttp.ipynb #f4849d72
 class SAMEncoder(nn.Module):
     "timm's SAM ViT, frozen, with low-rank additions and an exchange between the dates behind each window block; `.channels` at stride 16."
     def __init__(self, name:str='samvit_large_patch16', # A SAM ViT of timm
@@ -139,7 +139,7 @@ class SAMEncoder(nn.Module):
 
     def forward(self, x:Tensor) -> Tensor: return self.vit.neck(self.tokens(x)[-1]) # [2N,channels,H/16,W/16]
 
-# %% ../../nbs/24p_models.ttp.ipynb #f43a777f
+# %% ../../nbs/24p_models.ttp.ipynb #f56eb021
 def _conv_ln(ni:int, nf:int, ks:int) -> nn.Sequential:
     "Convolution without bias and layer norm over channels (eps 1e-5, unlike the 1e-6 inside SAM)."
     conv = nn.Conv2d(ni, nf, ks, padding=ks//2, bias=False)
@@ -173,7 +173,7 @@ class MLPSegHead(MLPDecoder):
         size = (self.size, self.size) if self.size else maps[0].shape[-2:]
         return self.classify(self.mix(torch.cat([resize_logits(p(m), size) for p,m in zip(self.project, maps, strict=True)], 1)))
 
-# %% ../../nbs/24p_models.ttp.ipynb #eb18f2b0
+# %% ../../nbs/24p_models.ttp.ipynb #9442d196
 class TTP(CDModel):
     "Time-travelling pixels: SAM with low-rank additions and exchanges between the dates, simple pyramid, MLP head."
     def __init__(self, encoder:str='samvit_large_patch16', # A SAM ViT of timm
@@ -200,7 +200,7 @@ class TTP(CDModel):
         h, w = (math.ceil(n*s/p) for n,s,p in zip(y.shape[-2:], a.shape[-2:], x.shape[-2:]))
         return CDOut(y[..., :h, :w])
 
-# %% ../../nbs/24p_models.ttp.ipynb #669dd4db
+# %% ../../nbs/24p_models.ttp.ipynb #6bddcdfa
 ttp_keys = rename_keys(*[(rf'backbone\.vision_encoder\.base_model\.model\.{p}', r) for p,r in (
         (r'pos_embed', r'enc.vit.pos_embed'), (r'patch_embed\.projection\.(.*)', r'enc.vit.patch_embed.proj.\1'), (r'channel_reduction\.(.*)', r'enc.vit.neck.\1'),
         (r'layers\.(\d+)\.down_channel\.(.*)', r'enc.fusion.\1.gate.\2'), (r'layers\.(\d+)\.soft_ffn\.(.*)', r'enc.fusion.\1.ffn.\2'),
