@@ -33,6 +33,8 @@ from .distill.mtkd import *
 from .distill.op import *
 from .evaluate import *
 from .experiments import *
+from .hub import *
+from .interop import *
 
 # %% ../nbs/59_all.ipynb #934b207a
 __all__ = [n for n in globals() if not n.startswith('_')]   # hand on what the modules above export

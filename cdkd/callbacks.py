@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StopOnNaN', 'KeepBest', 'seed_epoch', 'plain_tree', 'Resumable', 'resume_fit', 'Autocast']
 
-# %% ../nbs/34_callbacks.ipynb #285fcbfb
+# %% ../nbs/34_callbacks.ipynb #ab029d66
 import random, warnings
 from pathlib import Path
 from typing import Mapping
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .core import derive_seed, seed_everything
 from .io import atomic_write, safe_torch_load
 
-# %% ../nbs/34_callbacks.ipynb #71e9cb78
+# %% ../nbs/34_callbacks.ipynb #395838d0
 class StopOnNaN(Callback):
     "Stop training with `FloatingPointError` when the loss is not finite, naming epoch, step and pairs."
     order, run_valid = MixedPrecision.order+2, False # after autocast has been left
@@ -47,7 +47,7 @@ class StopOnNaN(Callback):
         pairs = getattr(self.dls, 'pairs', None)
         return ', '.join(f"{pairs['name'].iloc[i]!r} (row {i})" if pairs is not None else f"row {i}" for i in idx.tolist())
 
-# %% ../nbs/34_callbacks.ipynb #f4c103d2
+# %% ../nbs/34_callbacks.ipynb #e4cf1dcf
 class KeepBest(Callback):
     "Keep the weights of the epoch with the best validation score, and load them when the fit ends."
     order, remove_on_fetch = TrackerCallback.order+1, True
@@ -77,7 +77,7 @@ class KeepBest(Callback):
     def resume_state(self): return dict(best=self.best, best_epoch=self.best_epoch, best_state=self.best_state)
     def load_resume_state(self, state): self.best, self.best_epoch, self.best_state = state['best'], state['best_epoch'], state['best_state']
 
-# %% ../nbs/34_callbacks.ipynb #752b8be1
+# %% ../nbs/34_callbacks.ipynb #7d450349
 def seed_epoch(learn:Learner, # Its loaders are seeded too
                seed:int, # Seed of the run
                epoch:int, # Number of the epoch
@@ -86,7 +86,7 @@ def seed_epoch(learn:Learner, # Its loaders are seeded too
     seed_everything(derive_seed(seed, 'epoch', epoch))
     for i, dl in enumerate(learn.dls.loaders): dl.rng = random.Random(derive_seed(seed, 'loader', i, epoch))
 
-# %% ../nbs/34_callbacks.ipynb #f92955af
+# %% ../nbs/34_callbacks.ipynb #088a702d
 def plain_tree(x, # Nested dictionaries, lists, tensors, arrays, numbers, strings
                where:str='state', # Its name, for the message
               ): # The same, in containers that torch's safe loader reads
@@ -100,7 +100,7 @@ def plain_tree(x, # Nested dictionaries, lists, tensors, arrays, numbers, string
     if x is None or isinstance(x, (bool, int, float, str)): return x
     raise TypeError(f"{where} is a {type(x).__name__}, which a resumable state cannot hold; give tensors, numbers, strings, lists or dictionaries")
 
-# %% ../nbs/34_callbacks.ipynb #b84de5d2
+# %% ../nbs/34_callbacks.ipynb #ee79ebb7
 class Resumable(Callback):
     "Seed every epoch, save the state of training after it, and continue from such a state."
     order, remove_on_fetch = -100, True
@@ -142,7 +142,7 @@ class Resumable(Callback):
         elif self._done is not None or (finished and self._began): self._save(finished)
         self._done = None
 
-# %% ../nbs/34_callbacks.ipynb #18f3dd5b
+# %% ../nbs/34_callbacks.ipynb #b0246010
 def _cb_states(learn): return {cb.name: cb for cb in learn.cbs if hasattr(type(cb), 'resume_state')}
 def _stacked(xs): return torch.stack([x.as_subclass(Tensor) for x in xs]) if len(xs) else torch.empty(0) # one tensor: a file entry per step takes a second at 20,000 steps, every epoch
 
@@ -195,7 +195,7 @@ def resume_fit(learn:Learner, # From `cd_learner`
     about = dict(settings or {}, fit=fit, **{k: v if isinstance(v, (bool, int, float, str, type(None))) else repr(v) for k,v in kwargs.items()})
     getattr(learn, fit)(n_epoch, cbs=[Resumable(path, seed, about)]+list(L(cbs)), **kwargs)
 
-# %% ../nbs/34_callbacks.ipynb #69049e91
+# %% ../nbs/34_callbacks.ipynb #8a5d0a9d
 class Autocast(Callback):
     "Forward passes in bfloat16, on any device."
     order, context = MixedPrecision.order, None
@@ -203,8 +203,8 @@ class Autocast(Callback):
         self.context = torch.autocast(self.dls.device.type, dtype=torch.bfloat16)
         self.context.__enter__()
     def after_pred(self): self.learn.pred = to_float(self.pred)
-    def after_loss(self): self._leave()
-    def after_batch(self): self._leave()                                # a batch without labels has no loss
-    def _leave(self):
+    def after_loss(self): self.release()
+    def after_batch(self): self.release()                               # a batch without labels has no loss
+    def release(self):
         if self.context is not None: self.context.__exit__(None, None, None)
         self.context = None

@@ -45,7 +45,7 @@ def train_mtkd(
     aug:str='flip', # Augmentation: flip, standard, changer or none
     share:float=.1, # Share of the gradient for weight 'auto'
     pretrained:bool=False, # Start from pretrained encoder weights
-    amp:bool=False, # Train in bfloat16 mixed precision: about 1.7x faster on CPUs with AVX512-BF16, and on GPUs
+    amp:bool=False, # Train in bfloat16 mixed precision; faster on CPUs with AVX512-BF16 (1.5 times, see Callbacks)
     test_frac:float=0., # Share of the training pairs that becomes the test split, for a folder without one
     split_seed:int=0, # Which pairs are carved for validation (and test)
     group:str=None, # Regular expression for the scene in a file name; pairs of one scene are not split

@@ -25,7 +25,6 @@ from .distill.op import OracleOP, OriginPartition
 from .evaluate import confusions, show_best_worst, show_table
 from .io import atomic_write, content_hash
 from .learner import cd_learner
-from .losses.seg import build_loss
 from .metrics import score_table
 from .models.zoo import create_cd_model
 from .plot import paired_gain, plot_bins, plot_car, plot_curves, seed_interval, show_pairs
@@ -117,7 +116,7 @@ def train(self:MTKDExperiment, seed:int, # Which seed
     def work(folder):
         seed_everything(derive_seed(seed, 'init'))
         model, best = self.make_model() if start is None else start.clone(), KeepBest()
-        learn = cd_learner(dls, model, build_loss(self.opts['loss']) if self.opts['loss'] else None, lr=self.opts['lr'])
+        learn = cd_learner(dls, model, self.opts['loss'], lr=self.opts['lr'])
         cbs = [StopOnNaN(), best, *filter(None, (kd, self.report(f'seed {seed}: {name}'), Autocast() if self.opts['amp'] else None))]
         stream = derive_seed(seed, name if start is None else 'student')
         with learn.no_bar(), learn.no_logging(): resume_fit(learn, folder/'state.pt', epochs, seed=stream, cbs=cbs, warmup=self.opts['warmup'])

@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'CDBatch', 'FullOutput', 'check_batch', 'History', 'PlainTable', 'CDLearner', 'Recipe', 'recipe_for',
            'param_groups', 'adamw', 'lr_factor', 'HeadLosses', 'check_dls', 'as_published', 'cd_learner']
 
-# %% ../nbs/33_learner.ipynb #174626f4
+# %% ../nbs/33_learner.ipynb #ec86bf30
 import math, sys, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from .losses.seg import build_loss, loss_for, plain
 from .metrics import cd_metrics, share_counts
 from .models.registry import create_cd_model, resize_logits
 
-# %% ../nbs/33_learner.ipynb #13bac1ba
+# %% ../nbs/33_learner.ipynb #0a78bfed
 class CDBatch(Callback):
     "Take `idx` off the batch before model and loss see it, and unpack the model's full output into `learn.out` and `learn.pred`."
     order = -5
@@ -59,7 +59,7 @@ class FullOutput(Callback):
     order = 12
     def before_batch(self): self.learn.xb = (*self.xb[:2], True)
 
-# %% ../nbs/33_learner.ipynb #a520101d
+# %% ../nbs/33_learner.ipynb #ebcf8d54
 def check_batch(model:nn.Module, # The model, with `in_chans` if it knows
                 xb:Sequence[Tensor], # a and b, [N,C,H,W]
                 yb:Sequence[Tensor]=(), # mask [N,H,W], if there is one
@@ -74,7 +74,7 @@ def check_batch(model:nn.Module, # The model, with `in_chans` if it knows
     if yb and (yb[0].ndim!=3 or yb[0].shape[0]!=a.shape[0] or yb[0].is_floating_point()):
         raise ValueError(f"the mask must be integer [N,H,W] for images {tuple(a.shape)}; got {yb[0].dtype} {tuple(yb[0].shape)}")
 
-# %% ../nbs/33_learner.ipynb #02d2b3a6
+# %% ../nbs/33_learner.ipynb #ba47e817
 class History(Callback):
     "Keep one row per trained epoch over all fits, with a column for each entry of any callback's `log_cols`."
     order, remove_on_fetch, name = Recorder.order+1, True, 'history_cb'
@@ -101,7 +101,7 @@ class History(Callback):
 
 def _number(v): return float('nan') if v is None else float(v)
 
-# %% ../nbs/33_learner.ipynb #6dbc022a
+# %% ../nbs/33_learner.ipynb #fe23f4a3
 class PlainTable:
     "A logger for a `Learner`: the metric names once per fit, then a line per epoch."
     def __init__(self, learn): self.learn, self._head, self._flush = learn, None, 'ipykernel' not in sys.modules
@@ -112,7 +112,7 @@ class PlainTable:
         self._head = names, self.learn.history_cb.n_fits
         print('  '.join((f'{v:.5f}' if isinstance(v, float) else str(v)).rjust(w) for v,w in zip(log, width)), flush=self._flush)
 
-# %% ../nbs/33_learner.ipynb #32742892
+# %% ../nbs/33_learner.ipynb #13342ee5
 class CDLearner(Learner):
     "A `Learner` for image pairs; made by `cd_learner`."
     fitting, first_epoch, idx, out, recipe = False, 0, None, None, None
@@ -120,7 +120,10 @@ class CDLearner(Learner):
         "Fit from `start_epoch` to `n_epoch`, as fastai's `Learner.fit`."
         logger, self.fitting, self.first_epoch = self.logger, True, start_epoch
         try: super().fit(n_epoch, lr=lr, wd=wd, cbs=cbs, reset_opt=reset_opt)
-        finally: self.logger, self.fitting = logger, False
+        finally:
+            self.logger, self.fitting = logger, False
+            for cb in (*self.cbs, *L(cbs)):
+                if isinstance(cb, Callback) and hasattr(type(cb), 'release'): cb.release()     # what a callback holds ends with the fit, also after an error
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
@@ -138,7 +141,7 @@ class CDLearner(Learner):
     @property
     def history(self) -> pd.DataFrame: return pd.DataFrame(self.history_cb.rows) # One row per trained epoch, over all fits
 
-# %% ../nbs/33_learner.ipynb #6ed7971a
+# %% ../nbs/33_learner.ipynb #8d0c277f
 @dataclass(frozen=True)
 class Recipe:
     "How to optimise a model; `lr` and `wd` None mean the model's own."
@@ -172,7 +175,7 @@ def recipe_for(model:nn.Module, # A change model with `cfg`
     def first(*v): return next(x for x in v if x is not None)
     return replace(recipe, lr=first(recipe.lr, cfg.get('lr'), 1e-3), wd=first(recipe.wd, cfg.get('wd'), .05))
 
-# %% ../nbs/33_learner.ipynb #9d1889af
+# %% ../nbs/33_learner.ipynb #fa68ca0c
 def param_groups(model:nn.Module, # Any module
                  rules:Sequence=(), # (part of a name, {'lr_mult': ..., 'wd_mult': ...})
                 ) -> tuple[list,list]: # Lists of trainable parameters, and for each (lr factor, weight decay factor)
@@ -200,7 +203,7 @@ def adamw(params:Sequence, # Lists of parameters
     opt.set_hypers(lr=lr, wd=wd)
     return opt
 
-# %% ../nbs/33_learner.ipynb #6719ee96
+# %% ../nbs/33_learner.ipynb #7765537c
 def lr_factor(pos:float, # Fraction of the run, 0 to 1
               warmup:float=.005, # Fraction spent warming up
               sched:str='poly', # 'poly' or 'cosine'
@@ -234,7 +237,7 @@ def fit_poly(self:Learner,
     def at(pos): return [float(lr*lr_factor(pos, warmup, sched, power, r.warmup_factor)) for lr in lrs]
     self.fit(n_epoch, lr=lrs, cbs=[ParamScheduler({'lr': at})]+list(L(cbs)), start_epoch=start_epoch)
 
-# %% ../nbs/33_learner.ipynb #056eed33
+# %% ../nbs/33_learner.ipynb #fb44263e
 class HeadLosses(Callback):
     "Add the loss of auxiliary heads and of the second direction to the training loss; one log column each."
     order, run_valid = 1, False
@@ -254,7 +257,7 @@ class HeadLosses(Callback):
         for k,v in extra.items(): self._sums[k].append(v.detach())
     def after_train(self): self.log_cols.update({k: torch.stack(v).mean().item() for k,v in self._sums.items() if v})
 
-# %% ../nbs/33_learner.ipynb #0eca3890
+# %% ../nbs/33_learner.ipynb #eec9b397
 def check_dls(dls # DataLoaders of (a, b, mask, idx) batches
              ) -> None:
     "Raise `ValueError` if `dls` cannot train a change model."
@@ -267,7 +270,7 @@ def check_dls(dls # DataLoaders of (a, b, mask, idx) batches
         car = pairs['car'].iloc[rows] if rows is not None else pairs.loc[pairs.split=='train', 'car']
         if len(car) and car.max()==0: raise ValueError(f"none of the {len(car)} training masks holds a changed pixel: is the mask rule right (values of the files), or is this the wrong folder?")
 
-# %% ../nbs/33_learner.ipynb #4e621945
+# %% ../nbs/33_learner.ipynb #911a7f63
 def as_published(dls:DataLoaders, # From `cd_dls`
                  model:nn.Module, # A change model with `cfg`; its `window` is set
                 ) -> DataLoaders: # With the augmentation the model was published with
@@ -277,10 +280,10 @@ def as_published(dls:DataLoaders, # From `cd_dls`
     model.window = model.cfg.get('window')
     return dls.with_aug(aug)
 
-# %% ../nbs/33_learner.ipynb #bb9c2cfa
+# %% ../nbs/33_learner.ipynb #8c11dda2
 def cd_learner(dls:DataLoaders, # From `cd_dls`: batches (a, b, mask, idx)
                model:nn.Module|str, # A change model, or the name of one (see `list_cd_models`)
-               loss_func:Callable|None=None, # None: the loss the model was published with
+               loss_func:'Callable|str|dict|None'=None, # A loss, or its name or dictionary as for `build_loss`; None: the one the model was published with
                recipe:'str|Recipe|None'=None, # None: the model's own; 'paper': its augmentation and inference mode too; or a name of `RECIPES`
                metrics=None, # fastai metrics; None: F1, IoU and mIoU pooled, and mIoU per image
                lr:float|None=None, # Peak learning rate; None: the recipe's
@@ -302,7 +305,7 @@ def cd_learner(dls:DataLoaders, # From `cd_dls`: batches (a, b, mask, idx)
     def splitter(m): return L(param_groups(m, r.rules)[0])
     def make_opt(params, lr): return adamw(params, lr=lr, betas=r.betas, wd=[r.wd*w for _,w in mults])
     one = len(mults)==1
-    learn = CDLearner(dls, model, loss_func=loss_func or loss_for(model), opt_func=opt_func or make_opt, splitter=splitter, lr=r.lr if one else [r.lr*m for m,_ in mults],
+    learn = CDLearner(dls, model, loss_func=loss_for(model, loss_func), opt_func=opt_func or make_opt, splitter=splitter, lr=r.lr if one else [r.lr*m for m,_ in mults],
                       wd=r.wd if one else [r.wd*w for _,w in mults], wd_bn_bias=True, metrics=share_counts(cd_metrics() if metrics is None else list(L(metrics))),
                       cbs=[CDBatch(), FullOutput(), History(), *_recipe_cbs(model, r), *L(cbs)], **kwargs)
     learn.recipe, learn.group_mults = r, mults

@@ -367,6 +367,7 @@ def plot_bins(scores:pd.DataFrame, # Long table: seed, model, protocol, bins, bi
     for ax, t, ms, label in parts:
         order = _bars(ax, t, ms, metric, interval, colours)
         ax.set_xticks(range(len(order)), _bin_labels(t, order), fontsize=8); ax.set_ylabel(label, fontsize=8); ax.tick_params(axis='y', labelsize=8); ax.grid(axis='y', alpha=.25, zorder=0)
+    if s[metric].min() >= 0: axs[0,0].set_ylim(bottom=0)                  # no interval reaches below what the score can be
     if baseline is not None: axs[0,1].axhline(0, color='k', lw=.8)
     k = s['seed'].nunique() if 'seed' in s else 1
     if k > 1: fig.suptitle(f"bar: mean of {k}, whisker: {'95 % t-interval' if interval == 't' else 'standard deviation'} over training seeds; one fixed split", fontsize=8)

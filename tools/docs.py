@@ -12,15 +12,15 @@ SRC, OUT = ROOT/'_proc/_myst', ROOT/'_docs'
 CONF = '''
 project, author, copyright, version, release = {title!r}, {author!r}, {copyright!r}, {version!r}, {version!r}
 extensions = ['myst_nb']
-nb_execution_mode, nb_merge_streams = 'off', True
+nb_execution_mode, nb_merge_streams, nb_render_markdown_format = 'off', True, 'myst'   # tables in markdown outputs
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline']
 myst_heading_anchors, myst_dmath_double_inline = 3, True
 html_theme, html_title, html_static_path, html_css_files = 'furo', {title!r}, ['_static'], ['cdkd.css']
 html_copy_source = html_show_sourcelink = False
 suppress_warnings = ['myst.header', 'myst.xref_missing', 'mystnb.unknown_mime_type', 'misc.highlighting_failure']
 '''
-CSS = '''.content { width: 58em } @media (max-width: 82em) { .content { width: auto } }
-.cell_output pre { font-size: .85em } .cell_output img { background: white } .source { float: right; font-size: .75em }
+CSS = '''.content { width: 58em; min-width: 0 } @media (max-width: 82em) { .content { width: auto } } .main { min-width: 0 } .cell pre { overflow-x: auto }
+.cell_output { overflow-x: auto } .cell_output pre { font-size: .85em } .cell_output img { background: white } .source { float: right; font-size: .75em }
 .subtitle { color: var(--color-foreground-muted); font-size: 1.1em } div.cell { margin-bottom: 1em }
 .cell_output table { font-size: .85em; border-collapse: collapse } .cell_output td, .cell_output th { padding: .15em .6em; text-align: right }
 '''
@@ -51,7 +51,8 @@ def links(md, pages, here, base):
     return re.sub(r'\)\{(?:target|width|fig-)[^}]*\}', ')', md)
 
 def show_doc(md):
-    "The markdown of a `show_doc` output: an anchor, a small link to the source, no rule above."
+    "The markdown of a `show_doc` output: an anchor, a small link to the source, no rule above, no links inside code."
+    md = re.sub(r'^```.*?^```', lambda m: re.sub(r'\[(`[^`\]]+`)\]\([^)]*\)', r'\1', m.group()), md, flags=re.M | re.S)
     md = re.sub(r'^\s*---\s*\n', '', md)
     md = re.sub(r'\[source\]\(([^)]*)\)\{[^}]*\}', r'<a class="source" href="\1">source</a>', md)
     return re.sub(r'^(#+) (\S+)$', lambda m: f'<a id="{m.group(2)}"></a>\n\n{m.group(1)} {m.group(2)}', md, count=1, flags=re.M)

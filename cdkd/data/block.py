@@ -460,11 +460,26 @@ def _show_rows(samples, outs, ctxs, max_n, figsize):
     return axs
 
 @dispatch
-def show_batch(x:ChangePair, y:TensorMask, samples, ctxs=None, max_n=4, figsize=None, **kwargs):
+def show_batch(x:ChangePair, # Both dates of the batch, decoded
+               y:TensorMask, # Masks [N,H,W]
+               samples, # (a, b, mask, ...) of each pair
+               ctxs=None, # Axes to draw on, a row per pair; None: new ones
+               max_n=4, # At most so many pairs
+               figsize=None, # Inches; None: by the number of pairs
+               **kwargs): # Not used
+    "Pairs with their masks, a row each."
     return _show_rows(samples, None, ctxs, max_n, figsize)
 
 @dispatch
-def show_results(x:ChangePair, y:TensorMask, samples, outs, ctxs=None, max_n=4, figsize=None, **kwargs):
+def show_results(x:ChangePair, # Both dates of the batch, decoded
+                 y:TensorMask, # Masks [N,H,W]
+                 samples, # (a, b, mask, ...) of each pair
+                 outs, # Predicted mask of each pair, {0,1} [H,W]
+                 ctxs=None, # Axes to draw on, a row per pair; None: new ones
+                 max_n=4, # At most so many pairs
+                 figsize=None, # Inches; None: by the number of pairs
+                 **kwargs): # Not used
+    "Pairs with masks, predictions and error maps, a row each."
     return _show_rows(samples, outs, ctxs, max_n, figsize)
 
 # %% ../../nbs/13_data.block.ipynb #9b7e39ae

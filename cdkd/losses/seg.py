@@ -7,7 +7,7 @@ __all__ = ['SEG_LOSSES', 'plain', 'SegLoss', 'CDCrossEntropy', 'CDBCE', 'OHEM', 
            'build_loss', 'loss_for']
 
 # %% ../../nbs/30_losses.seg.ipynb #d8928507
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -187,18 +187,19 @@ class ComboLoss(SegLoss):
 SEG_LOSSES = Registry('loss')
 for _n, _c in dict(ce=CDCrossEntropy, bce=CDBCE, ohem=OHEM, dice=CDDice, focal=Focal, bcl=BCL).items(): SEG_LOSSES.add(_n, _c)
 
-def build_loss(spec:'str|dict|SegLoss', # 'ce', 'bce+dice', {'name': 'ohem', 'thresh': .7}, or a loss
+def build_loss(spec:'str|dict|Callable', # 'ce', 'bce+dice', {'name': 'ohem', 'thresh': .7}, or a loss, which is returned as it is
                **kwargs, # Options for every term: `threshold`, `avg`
               ) -> SegLoss: # The loss
     "Make a loss from its name in `SEG_LOSSES`; an unknown name raises `KeyError` with the nearest one."
-    if isinstance(spec, nn.Module): return spec
+    if callable(spec): return spec
     if isinstance(spec, dict): return SEG_LOSSES[spec['name']](**{**kwargs, **{k:v for k,v in spec.items() if k!='name'}})
     names = [s.strip() for s in spec.split('+')]
     return SEG_LOSSES[names[0]](**kwargs) if len(names)==1 else ComboLoss([SEG_LOSSES[n](**kwargs) for n in names])
 
 def loss_for(model:nn.Module, # A change model with `cfg` and `threshold`
+             loss:'str|dict|Callable|None'=None, # Another loss, as for `build_loss`; None: the published one
              avg:str='all', # 'all' pixels (published) or the 'valid' ones
-            ) -> SegLoss: # Its published loss
-    "The loss `model` was published with, by `model.cfg['loss']`; cross entropy or BCE by its number of channels if nothing is said."
+            ) -> SegLoss: # With the model's threshold
+    "The loss `model` was published with, by `model.cfg['loss']`, or another one; cross entropy or BCE by its number of channels if nothing is said."
     cfg, n_out = getattr(model, 'cfg', None) or {}, getattr(model, 'n_out', 2)
-    return build_loss(cfg.get('loss') or ('bce' if n_out==1 else 'ce'), threshold=getattr(model, 'threshold', .5), avg=avg)
+    return build_loss(loss or cfg.get('loss') or ('bce' if n_out==1 else 'ce'), threshold=getattr(model, 'threshold', .5), avg=avg)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Residual', 'PlainEncoder', 'pocketcd']
 
-# %% ../../nbs/24q_models.pocket.ipynb #3f9e65f1
+# %% ../../nbs/24q_models.pocket.ipynb #b3930c32
 import torch
 from torch import nn, Tensor
 
@@ -13,7 +13,7 @@ from .decoder import UNetDecoder, conv_bn
 from .registry import cd_recipe, register_cd
 from .siam import SiamCD
 
-# %% ../../nbs/24q_models.pocket.ipynb #0056374a
+# %% ../../nbs/24q_models.pocket.ipynb #ee6a74c0
 class Residual(nn.Module):
     "Two 3x3 convolutions and the input; starts as the identity."
     def __init__(self, c:int # Channels
@@ -42,7 +42,7 @@ class PlainEncoder(nn.Module):
         for level in self.levels: x = level(x); maps.append(x)
         return maps
 
-# %% ../../nbs/24q_models.pocket.ipynb #5e163310
+# %% ../../nbs/24q_models.pocket.ipynb #0fa39c6a
 @register_cd('pocketcd', cd_recipe(lr=3e-3, wd=.01, loss='ce', aug='standard', native_stride=2, reference='cdkd'))
 def pocketcd(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)

@@ -6,7 +6,7 @@
 __all__ = ['cd_gmacs', 'zoo_table', 'CD_MODELS', 'CDModel', 'CDOut', 'cd_model_info', 'create_cd_model', 'list_cd_models',
            'register_cd', 'wrap_cd']
 
-# %% ../../nbs/29_models.zoo.ipynb #6984303b
+# %% ../../nbs/29_models.zoo.ipynb #945ed6d4
 import copy
 
 import pandas as pd
@@ -15,12 +15,12 @@ import torch
 from .registry import CD_MODELS, CDModel, CDOut, cd_model_info, create_cd_model, list_cd_models, register_cd, wrap_cd
 import cdkd.models.fcsn, cdkd.models.tinycd, cdkd.models.bit, cdkd.models.changer, cdkd.models.snunet, cdkd.models.siam
 import cdkd.models.changeformer, cdkd.models.changestar, cdkd.models.stanet, cdkd.models.cgnet, cdkd.models.ifn, cdkd.models.hanet
-import cdkd.models.lightcdnet, cdkd.models.tinycd_v2, cdkd.models.ban, cdkd.models.ttp
+import cdkd.models.lightcdnet, cdkd.models.tinycd_v2, cdkd.models.ban, cdkd.models.ttp, cdkd.models.pocket
 
-# %% ../../nbs/29_models.zoo.ipynb #730608a8
+# %% ../../nbs/29_models.zoo.ipynb #4f60f69a
 _all_ = ['CD_MODELS', 'CDModel', 'CDOut', 'cd_model_info', 'create_cd_model', 'list_cd_models', 'register_cd', 'wrap_cd']
 
-# %% ../../nbs/29_models.zoo.ipynb #87896968
+# %% ../../nbs/29_models.zoo.ipynb #a0de813d
 def cd_gmacs(model:CDModel, # Any change model
              size:int=256, # Side of the square images
             ) -> float: # 10^9 multiply-accumulates for one pair
@@ -31,7 +31,7 @@ def cd_gmacs(model:CDModel, # Any change model
     with FlopCounterMode(display=False) as counter, torch.no_grad(): ghost(x, x)
     return counter.get_total_flops()/2e9
 
-# %% ../../nbs/29_models.zoo.ipynb #6ec0e45a
+# %% ../../nbs/29_models.zoo.ipynb #db818fc4
 def zoo_table(filter:str='*', # Wildcard
               size:int=256, # Side of the images for the cost
              ) -> pd.DataFrame: # One row per model
