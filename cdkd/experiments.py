@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPENCD_WEIGHT', 'TINY', 'MTKDExperiment', 'Report', 'mtkd_table', 'mtkd_gains', 'show_result']
 
-# %% ../nbs/51_experiments.ipynb #e7f2db5e
+# %% ../nbs/51_experiments.ipynb #410854cf
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,11 @@ from .predict import load_cd_model, save_cd_model
 from .runs import Run
 from .synth import synth_dataset
 
-# %% ../nbs/51_experiments.ipynb #5c95339a
+# %% ../nbs/51_experiments.ipynb #305a3e38
 OPENCD_WEIGHT = 1e-3   # the distillation weight in all of Open-CD's MTKD configurations
 TINY = dict(arch='siam_unet', encoder='test_convnext', lr=3e-3, loss='ce+dice')   # trains in a minute on two cores
 
-# %% ../nbs/51_experiments.ipynb #85daf2ad
+# %% ../nbs/51_experiments.ipynb #6e3b103c
 class MTKDExperiment:
     "The whole MTKD comparison on one data set and architecture, in the run folder `out`."
     def __init__(self, out:str|Path, # Run folder
@@ -75,7 +75,7 @@ class MTKDExperiment:
     def __enter__(self): return self
     def __exit__(self, *_): self.run.close()
 
-# %% ../nbs/51_experiments.ipynb #3c73b3a9
+# %% ../nbs/51_experiments.ipynb #ffd1372a
 @patch
 def open(self:MTKDExperiment) -> None:
     "Read or make the data, check everything, open the run folder."
@@ -104,7 +104,7 @@ def load_data(self:MTKDExperiment) -> None:
     dull = [n for n, p in self.parts.items() if not self.table['car'].iloc[p.train.dataset.rows].any()]
     if dull: raise ValueError(f"no training pair in bin {dull[0]!r} ({self.bins.ranges()[self.bins.names.index(dull[0])]}) has any change, so no teacher can learn from it. Use bins that reach further: bins='paper', or leave unchanged pairs out")
 
-# %% ../nbs/51_experiments.ipynb #3531b565
+# %% ../nbs/51_experiments.ipynb #d104abf0
 @patch
 def train(self:MTKDExperiment, seed:int, # Which seed
           name:str, # Of the stage: 'origin', 'small', 'mtkd_auto', ...
@@ -142,7 +142,7 @@ def load(self:MTKDExperiment, seed:int, # Which seed
     "The chosen model of a finished stage."
     return load_cd_model(self.out/f'seed{seed}'/name/'model.safetensors').to(self.dls.device).eval()
 
-# %% ../nbs/51_experiments.ipynb #9dd4dac5
+# %% ../nbs/51_experiments.ipynb #96f98eca
 @patch(as_prop=True)
 def fixed(self:MTKDExperiment) -> tuple[str, float]:
     "Name and weight of the student with the published weight."
@@ -182,7 +182,7 @@ def scored_model(self:MTKDExperiment, seed:int, # Which seed
     origin, teachers = self.load(seed, 'origin'), self.load_teachers(seed)
     return OriginPartition(origin, teachers) if name == 'op_predicted' else OracleOP(origin, teachers, self.table['car'])
 
-# %% ../nbs/51_experiments.ipynb #560ce549
+# %% ../nbs/51_experiments.ipynb #4ac54f19
 @patch
 def score_seed(self:MTKDExperiment, seed:int # Which seed
               ) -> None:
@@ -220,7 +220,7 @@ def counts(self:MTKDExperiment, seed:int, # Which seed
     "Confusion counts of every test pair, as kept."
     return pd.read_csv(self.out/f'seed{seed}'/'scores'/name/'counts.csv')
 
-# %% ../nbs/51_experiments.ipynb #d37b54df
+# %% ../nbs/51_experiments.ipynb #a945a179
 @patch
 def go(self:MTKDExperiment) -> pd.DataFrame: # `scores()`
     "Do whatever is not done yet; write `scores.csv` and the figures."
@@ -232,7 +232,7 @@ def go(self:MTKDExperiment) -> pd.DataFrame: # `scores()`
     self.figures(scores)
     return scores
 
-# %% ../nbs/51_experiments.ipynb #6f4f3951
+# %% ../nbs/51_experiments.ipynb #a217c368
 class Report(Callback):
     "One progress bar over all epochs of the experiment, or a line per epoch where there is no terminal."
     order = 70
@@ -255,7 +255,7 @@ def report(self:MTKDExperiment, label:str # What is being trained
     self.bar.label = label
     return self.bar
 
-# %% ../nbs/51_experiments.ipynb #921876ef
+# %% ../nbs/51_experiments.ipynb #246c6352
 def mtkd_table(scores:pd.DataFrame, # From `scores.csv` of a run
                bins:str|None=None, # Binning of the F1 columns; None: the teachers'
               ) -> pd.DataFrame: # Text, one row per model
@@ -267,7 +267,7 @@ def mtkd_table(scores:pd.DataFrame, # From `scores.csv` of a run
     share = scores.groupby('model', sort=False)['kd_share'].mean()
     return table.assign(**{'KD share': [f'{share[m]:.2%}' if share[m] == share[m] else '' for m in models]})
 
-# %% ../nbs/51_experiments.ipynb #6c1222a0
+# %% ../nbs/51_experiments.ipynb #ef6926c0
 def mtkd_gains(scores:pd.DataFrame, # From `scores.csv` of a run
                metric:str='f1', # Pooled score
               ) -> pd.DataFrame: # Text: gain in points with its interval; models across, what they are compared with down
@@ -279,7 +279,7 @@ def mtkd_gains(scores:pd.DataFrame, # From `scores.csv` of a run
     models = [m for m in whole['model'].unique() if m.startswith('mtkd_') or m == 'op_predicted']
     return pd.DataFrame({m: {f'over {b}': gain(m, b) for b in ('origin', 'retrained', 'self_teacher', 'random_routing')} for m in models})
 
-# %% ../nbs/51_experiments.ipynb #f977a16b
+# %% ../nbs/51_experiments.ipynb #501e551f
 @patch
 def routing(self:MTKDExperiment, seed:int=0 # Which seed
            ) -> pd.DataFrame: # Test pairs: true bin down, predicted bin across
@@ -289,7 +289,7 @@ def routing(self:MTKDExperiment, seed:int=0 # Which seed
     true, predicted = (pd.Categorical.from_codes(self.bins(r.to_numpy()), names) for r in (t['car'], (t['tp'] + t['fp'])/t[['tp', 'fp', 'fn', 'tn']].sum(axis=1)))
     return pd.crosstab(pd.Series(true, name='true'), pd.Series(predicted, name='predicted'), dropna=False)
 
-# %% ../nbs/51_experiments.ipynb #227f6cee
+# %% ../nbs/51_experiments.ipynb #572c8dad
 def show_result(exp:MTKDExperiment, # A finished run
                 scores:pd.DataFrame, # From its `go` or `scores`
                ) -> None:
@@ -301,7 +301,7 @@ def show_result(exp:MTKDExperiment, # A finished run
     if exp.seeds < 3: print(f"{'One seed is' if exp.seeds == 1 else 'Two seeds are'} no evidence: differences of this size come and go with the seed. Repeat the command with --seeds 3 or more.\n")
     print(f"{exp.out/'scores.csv'} has every seed, protocol and bin; figures are in {exp.out/'figures'}")
 
-# %% ../nbs/51_experiments.ipynb #6c267e56
+# %% ../nbs/51_experiments.ipynb #83efb2f9
 @patch
 def figures(self:MTKDExperiment, scores:pd.DataFrame # From `scores`
            ) -> None:

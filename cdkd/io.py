@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'save_json', 'settings_diff', 'load_json', 'Inert', 'StoredTensor', 'TorchFile', 'safe_torch_load',
-           'find_state', 'load_state', 'save_weights', 'weights_meta', 'LoadAccount', 'fill_model', 'match_state',
-           'content_hash']
+           'find_state', 'load_state', 'save_weights', 'weights_meta', 'weights_shapes', 'file_args', 'saved_args',
+           'LoadAccount', 'fill_model', 'match_state', 'content_hash']
 
-# %% ../nbs/04_io.ipynb #c8ec14ad
+# %% ../nbs/04_io.ipynb #558f6169
 import hashlib, io, json, os, pickletools, secrets, zipfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-# %% ../nbs/04_io.ipynb #137af9f2
+# %% ../nbs/04_io.ipynb #0c00335b
 @contextmanager
 def atomic_write(path:str|Path # Where the file shall be
                 ) -> Iterator[Path]: # Write here instead
@@ -32,7 +32,7 @@ def atomic_write(path:str|Path # Where the file shall be
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/04_io.ipynb #29920570
+# %% ../nbs/04_io.ipynb #d4d46305
 def save_json(path:str|Path, # Where to
               obj:Any, # Anything JSON can hold; paths and NumPy numbers are turned into plain ones
              ) -> None:
@@ -56,9 +56,9 @@ def load_json(path:str|Path # A JSON file
              ) -> Any: # What it holds
     "Read JSON; raises `ValueError` naming the file when it is damaged."
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e: raise ValueError(f"{path} is not valid JSON ({e}); delete it and let it be made again") from e
+    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is not valid JSON ({str(e)[:200]}); delete it and let it be made again") from e   # also bytes that are no text
 
-# %% ../nbs/04_io.ipynb #df8cd566
+# %% ../nbs/04_io.ipynb #91c4b96e
 class Inert:
     "A note of something in a file that is not plain data: its `name`, what it was to be called with (`args`), filled with (`items`) and set to (`state`). It does nothing."
     __slots__ = ('name', 'args', 'items', 'state')
@@ -77,7 +77,7 @@ class StoredTensor:
     "A tensor still in its file: everything about it except its numbers."
     storage:_Storage; dtype:torch.dtype; offset:int; shape:tuple; stride:tuple
 
-# %% ../nbs/04_io.ipynb #7e3e5787
+# %% ../nbs/04_io.ipynb #ae317983
 def _is(x, *kinds):
     "`x`, if its type is exactly one of `kinds`."
     if type(x) not in kinds: raise ValueError(f"there is a {type(x).__name__} where a {kinds[0].__name__} belongs")
@@ -92,12 +92,18 @@ def _stored(storage, offset, size, stride, *_, dtype=None) -> StoredTensor:
     if last*dtype.itemsize >= storage.numel*storage.dtype.itemsize: raise ValueError('a tensor reaches beyond its storage')
     return StoredTensor(storage, dtype, offset, size, stride)
 
+def _key(k):
+    "`k`, if it may be a key or a member of a set: something that is compared at once."
+    parts = k if type(k) is tuple else (k,)
+    if len(parts) > 64 or any(type(p) in (tuple, frozenset) or (type(p) is int and p.bit_length() > 64) for p in parts): raise ValueError('a key is nested')
+    return k
+
 def _raw(s=b'', *_): return s if type(_is(s, str, bytes)) is bytes else s.encode('latin-1')
-_plain_dict = lambda items=(): dict(_is(items, tuple, list, dict))
+def _plain_dict(items=()): return {_key(k): v for k,v in (items.items() if type(_is(items, tuple, list, dict)) is dict else items)}
 _MAKERS = {'collections.OrderedDict': _plain_dict, 'collections.Counter': _plain_dict, 'collections.defaultdict': lambda factory=None, items=(): _plain_dict(items),
-    'builtins.set': lambda items=(): set(_is(items, list, tuple)), 'builtins.frozenset': lambda items=(): frozenset(_is(items, list, tuple)),
+    'builtins.set': lambda items=(): set(map(_key, _is(items, list, tuple))), 'builtins.frozenset': lambda items=(): frozenset(map(_key, _is(items, list, tuple))),
     'builtins.complex': lambda re, im: complex(_is(re, float), _is(im, float)), 'builtins.bytearray': _raw, '_codecs.encode': _raw,
-    'torch.Size': lambda n: _is(n, tuple), 'torch.device': lambda kind, i=None: kind if i is None else f'{kind}:{i}',
+    'torch.Size': lambda n: _is(n, tuple), 'torch.device': lambda kind, i=None: _is(kind, str) if i is None else f'{_is(kind, str)}:{_is(i, int)}',
     'torch._utils._rebuild_tensor': _stored, 'torch._utils._rebuild_tensor_v2': _stored,
     'torch._utils._rebuild_tensor_v3': lambda storage, offset, size, stride, grad, hooks, dtype, *_: _stored(storage, offset, size, stride, dtype=_is(dtype, torch.dtype)),
     'torch._utils._rebuild_parameter': lambda data, *_: _is(data, StoredTensor), 'torch._utils._rebuild_parameter_with_state': lambda data, *_: _is(data, StoredTensor),
@@ -112,19 +118,19 @@ def _call(f, args):
     "What a call in the file comes to: plain data for a dozen names, a note for all others."
     name, args = _is(f, Inert).name, _is(args, tuple)
     if f.args is None and name in _MAKERS: return _MAKERS[name](*args)
-    return Inert(name if f.args is None else f'{name}()', args if f.args is None else (f, *args))
+    return Inert(name if f.args is None or name.endswith('()') else f'{name}()', args if f.args is None else (f, *args))
 
-# %% ../nbs/04_io.ipynb #15981ac8
+# %% ../nbs/04_io.ipynb #ed24955b
 def _extend(x, items):
     "Add to a list or set in the file."
     if type(x) is list: x.extend(items)
-    elif type(x) is set: x.update(items)
+    elif type(x) is set: x.update(map(_key, items))
     else: _is(x, Inert).items.extend(items)
 
 def _update(x, items):
     "Add keys and values that follow each other to a dictionary in the file."
     pairs = list(zip(items[::2], items[1::2], strict=True))
-    if type(x) is dict: x.update(pairs)
+    if type(x) is dict: x.update((_key(k), v) for k,v in pairs)
     else: _is(x, Inert).items.extend(pairs)
 
 _LITERALS = {*'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING'.split(),
@@ -132,13 +138,20 @@ _LITERALS = {*'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING
 _FIXED    = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 _FRESH    = {'EMPTY_LIST': list, 'EMPTY_DICT': dict, 'EMPTY_SET': set}
 
-# %% ../nbs/04_io.ipynb #59a45a19
+# %% ../nbs/04_io.ipynb #21936a5f
 def _unpickle(f, # A binary file, standing where a pickle begins; left where it ends
               foreign:set, # Names that are not plain data are added here
               storages:dict, # Storages by key are added here
              ) -> Any: # Plain data, `StoredTensor`s and `Inert`s
     "What a pickle describes, found out without importing or calling anything."
-    stack, marks, memo = [], [], {}
+    stack, marks, memo, made = [], [], {}, 0
+    def called(g, args):
+        nonlocal made
+        new = _call(g, args)
+        copy = new if type(new) in (dict, set, frozenset, bytes) else new.args if type(new) is Inert and new.args is not args else ()
+        made += len(copy)
+        if made > pos: raise ValueError('it makes more than it holds')
+        return new
     def marked():
         k = marks.pop(); items = stack[k:]; del stack[k:]
         return items
@@ -155,7 +168,7 @@ def _unpickle(f, # A binary file, standing where a pickle begins; left where it 
         old = storages.setdefault(new.key, new)
         if (old.dtype, old.numel) != (new.dtype, new.numel): raise ValueError(f'storage {new.key} is described in two ways')
         return old
-    for op, arg, _ in pickletools.genops(f):
+    for op, arg, pos in pickletools.genops(f):
         match op.name:
             case 'PROTO' | 'FRAME': pass
             case o if o in _LITERALS: stack.append(arg)
@@ -165,7 +178,7 @@ def _unpickle(f, # A binary file, standing where a pickle begins; left where it 
             case 'TUPLE': stack.append(tuple(marked()))
             case 'TUPLE1' | 'TUPLE2' | 'TUPLE3' as o: n = int(o[-1]); stack[-n:] = [tuple(stack[-n:])]
             case 'LIST': stack.append(marked())
-            case 'FROZENSET': stack.append(frozenset(marked()))
+            case 'FROZENSET': stack.append(frozenset(map(_key, marked())))
             case 'DICT': items = marked(); stack.append({}); _update(stack[-1], items)
             case 'APPEND': item = stack.pop(); _extend(stack[-1], [item])
             case 'APPENDS' | 'ADDITEMS': items = marked(); _extend(stack[-1], items)
@@ -179,10 +192,10 @@ def _unpickle(f, # A binary file, standing where a pickle begins; left where it 
             case 'GET' | 'BINGET' | 'LONG_BINGET': stack.append(memo[arg])
             case 'GLOBAL': stack.append(named(*arg.split(' ', 1)))
             case 'STACK_GLOBAL': name, module = stack.pop(), stack.pop(); stack.append(named(module, name))
-            case 'REDUCE' | 'NEWOBJ': args, g = stack.pop(), stack.pop(); stack.append(_call(g, args))
-            case 'NEWOBJ_EX': kw, args, g = stack.pop(), stack.pop(), stack.pop(); stack.append(_call(g, (*_is(args, tuple), kw) if kw else args))
-            case 'INST': stack.append(_call(named(*arg.split(' ', 1)), tuple(marked())))
-            case 'OBJ': g, *args = marked(); stack.append(_call(g, tuple(args)))
+            case 'REDUCE' | 'NEWOBJ': args, g = stack.pop(), stack.pop(); stack.append(called(g, args))
+            case 'NEWOBJ_EX': kw, args, g = stack.pop(), stack.pop(), stack.pop(); made += len(args); stack.append(called(g, (*_is(args, tuple), kw) if kw else args))
+            case 'INST': stack.append(called(named(*arg.split(' ', 1)), tuple(marked())))
+            case 'OBJ': g, *args = marked(); stack.append(called(g, tuple(args)))
             case 'BUILD':
                 state = stack.pop()
                 if type(stack[-1]) is Inert: stack[-1].state = state      # attributes of plain data are dropped
@@ -190,7 +203,7 @@ def _unpickle(f, # A binary file, standing where a pickle begins; left where it 
             case 'STOP': return stack.pop()
             case o: raise ValueError(f"it holds the instruction {o}, which no file of weights needs")
 
-# %% ../nbs/04_io.ipynb #b6483ccd
+# %% ../nbs/04_io.ipynb #15d2bdcc
 @contextmanager
 def _blame(path):
     "Whatever goes wrong while a file is read is said with the file's name and what to do."
@@ -241,7 +254,7 @@ class TorchFile:
         if missing := self.storages.keys() - self.where.keys(): raise ValueError(f'storage {missing.pop()} is not there')
         return tree
 
-# %% ../nbs/04_io.ipynb #a7863beb
+# %% ../nbs/04_io.ipynb #5b4c8aa0
 @patch
 def read(self:TorchFile, tree # `.tree` or a part of it
         ) -> Any: # The same with tensors on the CPU; tensors that shared their numbers still do
@@ -267,7 +280,7 @@ def read(self:TorchFile, tree # `.tree` or a part of it
             return new
         return walk(tree)
 
-# %% ../nbs/04_io.ipynb #ca929b35
+# %% ../nbs/04_io.ipynb #c2daae10
 def safe_torch_load(path:str|Path, # A file written by `torch.save`
                     inert:bool=False, # Take what is not plain data as `Inert` notes instead of refusing the file
                    ) -> Any: # Tensors in plain containers, on the CPU
@@ -303,7 +316,7 @@ def load_state(path:str|Path, # `.safetensors`, or a torch file with a state dic
     f = TorchFile(path)
     return f.read(find_state(f.tree, path))
 
-# %% ../nbs/04_io.ipynb #5e68df27
+# %% ../nbs/04_io.ipynb #19878b5e
 def save_weights(path:str|Path, # Where to; should end in `.safetensors`
                  model:nn.Module|Mapping[str, torch.Tensor], # A model or a state dict
                  meta:Mapping|None=None, # JSON-able facts to keep with the weights
@@ -318,10 +331,47 @@ def save_weights(path:str|Path, # Where to; should end in `.safetensors`
 def weights_meta(path:str|Path # A file of `save_weights`
                 ) -> dict: # Its `meta`
     "The facts kept in the header of a safetensors file; the tensors are not read."
-    from safetensors import safe_open
-    with safe_open(path, framework='pt') as f: return json.loads((f.metadata() or {}).get('cdkd', '{}'))
+    with _header(path) as f: meta = json.loads((f.metadata() or {}).get('cdkd', '{}'))
+    if not isinstance(meta, dict): raise ValueError(f"the header of {path} holds a {type(meta).__name__} where its facts belong; save the model again")
+    return meta
 
-# %% ../nbs/04_io.ipynb #61a9428a
+def weights_shapes(path:str|Path # A safetensors file
+                  ) -> dict[str, tuple]: # Key -> shape
+    "The shapes of all tensors in a safetensors file; the numbers are not read."
+    with _header(path) as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+
+@contextmanager
+def _header(path):
+    "A safetensors file, open; what is wrong with it is said with its name."
+    from safetensors import SafetensorError, safe_open
+    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, framework='pt') as f: yield f
+    except (SafetensorError, ValueError, RecursionError) as e: raise ValueError(f"{path} is damaged or not a safetensors file ({str(e)[:200]}); delete it and fetch it again") from e
+
+# %% ../nbs/04_io.ipynb #58215df3
+_OPENERS = {'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained', 'weights', 'cache_dir'} # options of timm and of ours that open something
+
+def file_args(args:Mapping, # Arguments of `create_cd_model`, out of a file
+              where:str|Path, # That file, for the message
+             ) -> dict: # The same as tuples, with `pretrained=False`
+    "Arguments that only describe a network; raises `ValueError` for one that names a file, a repository or an address."
+    def checked(v, key=''):
+        if isinstance(v, Mapping): return {checked(k): refused(k, v[k]) if k in _OPENERS else checked(v[k], k) for k in v}
+        if isinstance(v, (list, tuple)): return tuple(checked(x, key) for x in v)
+        if isinstance(v, str) and any(c in v for c in ':/\\'): raise ValueError(f"{where} names {v!r} where a network's name belongs; it is not loaded")
+        return v
+    def refused(k, v): raise ValueError(f"{where} gives {k}={str(v)[:80]!r}, an option that opens something beside the file; it is not loaded")
+    if not isinstance(args, Mapping) or not isinstance(args.get('name'), str): raise ValueError(f"{where} does not say which model it is of: there is no name among its arguments. Save the model again")
+    return dict(checked({k: v for k,v in args.items() if k != 'pretrained'}), pretrained=False)
+
+def saved_args(args:Mapping # `model.args`
+              ) -> dict: # What a file needs of them
+    "The arguments that describe a network, without those that say where its first weights came from."
+    plain = lambda v: {k: plain(x) for k,x in v.items() if k not in _OPENERS} if isinstance(v, Mapping) else v
+    return dict(plain(args), pretrained=False)
+
+# %% ../nbs/04_io.ipynb #2ae9375b
 def _few(keys:list, n:int) -> str:
     "The first `n` of some keys."
     return ', '.join(keys[:n]) + (' ...' if len(keys) > n else '')
@@ -335,7 +385,7 @@ class LoadAccount:
     kept      :dict = field(default_factory=dict)     # key of the model that the file may lack -> why
     missing   :list = field(default_factory=list)     # keys of the model that the file should have
     unexpected:list = field(default_factory=list)     # keys in the file that nobody explains
-    reshaped  :list = field(default_factory=list)     # 'key (its shape) for (the model's shape)'
+    reshaped  :list = field(default_factory=list)     # 'key (its shape) for (the model's shape)', or the same with kinds of number
 
     @property
     def ok(self) -> bool: # True: nothing is left unexplained
@@ -347,7 +397,7 @@ class LoadAccount:
         groups += [('missing', self.missing), ('unexpected', self.unexpected), ('of another shape', self.reshaped)]
         return '\n'.join([first, *(f"  {len(ks)} {what}: {_few(ks, 2)}" for what,ks in groups if ks)])
 
-# %% ../nbs/04_io.ipynb #1bf44e46
+# %% ../nbs/04_io.ipynb #2d35ca8c
 _NO_COUNTER = 'the counter of batch norm, which files from before 2018 lack'
 
 def fill_model(model:nn.Module, # Filled in place
@@ -363,12 +413,18 @@ def fill_model(model:nn.Module, # Filled in place
     old = not any(k.endswith('num_batches_tracked') for k in have)
     acc.kept = {k: _NO_COUNTER for k in want if k not in have and old and k.endswith('num_batches_tracked')}
     acc.missing, acc.unexpected = [k for k in want if k not in have and k not in acc.kept], [k for k in have if k not in want]
-    acc.reshaped = [f"{k} {tuple(have[k].shape)} for {tuple(want[k].shape)}" for k in want if k in have and have[k].shape != want[k].shape]
+    odd = {k: w for k in want if k in have and (w := _unlike(have[k], want[k]))}
+    acc.reshaped = [f'{k} {w}' for k,w in odd.items()]
     if strict and not acc.ok: raise KeyError(_misfit(acc))
-    fits = {k: v for k,v in have.items() if k in want and v.shape == want[k].shape}
+    fits = {k: v for k,v in have.items() if k in want and k not in odd}
     acc.matched = list(fits)
     model.load_state_dict(fits, strict=False)
     return acc
+
+def _unlike(v:torch.Tensor, want:torch.Tensor) -> str:
+    "How `v` cannot be put into `want`: by its shape, or by numbers that are not real."
+    if v.shape != want.shape: return f"{tuple(v.shape)} for {tuple(want.shape)}"
+    return f"of {v.dtype} for {want.dtype}" if want.is_floating_point() and not v.is_floating_point() else ''
 
 def _misfit(acc:LoadAccount) -> str:
     "The message for weights that do not fit."
@@ -385,7 +441,7 @@ def match_state(model:nn.Module, # Filled in place
     acc = fill_model(model, state, {f'{p}*': 'named by the caller' for p in ignore})
     return {'loaded': len(acc.matched), 'ignored': len(acc.ignored)}
 
-# %% ../nbs/04_io.ipynb #2d003bea
+# %% ../nbs/04_io.ipynb #2f53700c
 def content_hash(*parts # Bytes, arrays, tensors, files (as `Path`), or anything JSON can hold
                 ) -> str: # 16 hexadecimal digits
     "A fingerprint of what `parts` hold; a `Path` is read."

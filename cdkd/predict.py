@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['TTA', 'IMAGES', 'apply_view', 'undo_view', 'predict_probs', 'find_pairs', 'predict_size', 'read_pair', 'save_gray',
-           'predict_folder', 'save_cd_model', 'load_cd_model']
+           'predict_folder', 'save_cd_model', 'rebuild_cd_model', 'load_cd_model']
 
-# %% ../nbs/35_predict.ipynb #ba08a695
-import json
+# %% ../nbs/35_predict.ipynb #35495c10
+import json, math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np, pandas as pd, torch
 from PIL import Image
@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from .core import closest, progress
 from .data.block import resize_array
 from .data.load import ReadError, read_image
-from .io import atomic_write, content_hash, load_json, load_state, match_state, save_json, save_weights, settings_diff, weights_meta
+from .io import atomic_write, content_hash, file_args, fill_model, load_json, load_state, save_json, save_weights, saved_args, settings_diff, weights_meta, weights_shapes
 from .losses.seg import plain
 from .models.registry import CDModel, create_cd_model, eval_mode, resize_logits, window_logits
 
-# %% ../nbs/35_predict.ipynb #9d00f5e1
+# %% ../nbs/35_predict.ipynb #4074f39f
 TTA = {'none': [(1.,0,False)], 'hflip': [(1.,0,False), (1.,0,True)], 'flips': [(1.,k,f) for k in (0,2) for f in (False,True)],
        'd4': [(1.,k,f) for k in range(4) for f in (False,True)], 'published': [(s,0,f) for s in (.75,1.,1.25) for f in (False,True)]}
 
@@ -66,7 +66,7 @@ def predict_probs(model:nn.Module, # A change model
             total = total + model.prob(undo_view(z, v, a.shape[-2:]))
     return total/len(views)
 
-# %% ../nbs/35_predict.ipynb #e7e97d33
+# %% ../nbs/35_predict.ipynb #9e4d068c
 IMAGES = ('.png','.jpg','.jpeg','.tif','.tiff','.bmp','.npy')
 
 def find_pairs(folder:str|Path, # Folder with two sub-folders of images
@@ -100,7 +100,7 @@ def _pair_table(x, a, b):
     if df.name.duplicated().any(): raise ReadError(f"pairs share the name {df.name[df.name.duplicated()].iloc[0]!r}, their results would overwrite each other: give a table with unique names")
     return df[['name','a','b']].reset_index(drop=True)
 
-# %% ../nbs/35_predict.ipynb #8c9c519d
+# %% ../nbs/35_predict.ipynb #4c9313b0
 def _stats(model, norm):
     if norm is None:
         cfg = getattr(model, 'cfg', None) or {}
@@ -151,7 +151,7 @@ def save_gray(path:str|Path, # PNG file
     "Write a single-channel PNG, atomically."
     with atomic_write(path) as tmp: Image.fromarray(x).save(tmp, format='PNG')
 
-# %% ../nbs/35_predict.ipynb #2bbad99a
+# %% ../nbs/35_predict.ipynb #f93f6139
 def predict_folder(model:nn.Module, # A change model
                    pairs, # Folder with A/ and B/, a pair table, or a list of (a, b) files
                    out:str|Path, # Folder for masks/, probs/ and predictions.csv
@@ -197,7 +197,7 @@ def _settle_out(out, settings):
     elif out.is_dir() and any(p.suffix=='.png' for p in out.rglob('*.png')): raise ValueError(f"{out} holds images that are not predictions of this kit (no predict.json); name another folder")
     save_json(file, settings)
 
-# %% ../nbs/35_predict.ipynb #e0ca7c76
+# %% ../nbs/35_predict.ipynb #40058681
 _KEPT = ('mean','std','full_scale','size') # of cfg: how the images of the training were prepared
 
 def save_cd_model(path:str|Path, # Where to; should end in `.safetensors`
@@ -208,21 +208,55 @@ def save_cd_model(path:str|Path, # Where to; should end in `.safetensors`
     args, cfg = getattr(model, 'args', None) or {}, getattr(model, 'cfg', None) or {}
     if not args.get('name'): raise ValueError(f"{getattr(model, 'name', type(model).__name__)!r} ({type(model).__name__}) was not made by create_cd_model, so a file cannot make it again: keep the weights with "
         "cdkd.io.save_weights(path, model), and build the network yourself before match_state(model, load_state(path))")
-    about = dict(args=args, cfg={k: cfg[k] for k in _KEPT if k in cfg}, threshold=float(model.threshold), **({} if model.window is None else dict(window=model.window, overlap=model.overlap)))
+    about = dict(args=saved_args(args), cfg={k: cfg[k] for k in _KEPT if k in cfg}, threshold=float(model.threshold), **({} if model.window is None else dict(window=model.window, overlap=model.overlap)))
     try: json.dumps([about, meta])
     except TypeError as e: raise ValueError(f"{args['name']!r} has an option, or `meta` an entry, that a file header cannot hold ({e}): use numbers, text and lists") from e
     return save_weights(path, model, dict(meta or {}, cd_model=about))
 
-def load_cd_model(path:str|Path, # A file of `save_cd_model`
-                 ) -> CDModel: # On the CPU, in evaluation mode
-    "The model of a file, as it was saved; raises `ValueError` if the file does not say which model it holds."
+# %% ../nbs/35_predict.ipynb #7983b518
+def _tuples(v): return tuple(map(_tuples, v)) if isinstance(v, (list,tuple)) else v # JSON has lists only
+
+def _described(about, where) -> tuple: # args, cfg, threshold, window, overlap
+    "What a file says about its model, if each of it is of the right kind."
+    about = about if isinstance(about, Mapping) else {}
+    args, cfg, threshold, window, overlap = file_args(about.get('args'), where), about.get('cfg'), about.get('threshold'), _tuples(about.get('window')), about.get('overlap', .5)
+    number = lambda v: type(v) in (int, float) and math.isfinite(v)
+    side = lambda v: type(v) is int and v>0
+    right = dict(cfg=isinstance(cfg, Mapping), threshold=number(threshold), overlap=number(overlap) and 0<=overlap<1, window=window is None or side(window) or (type(window) is tuple and len(window)==2 and all(map(side, window))))
+    if bad := [k for k,ok in right.items() if not ok]: raise ValueError(f"{where} says {bad[0]}={str(about.get(bad[0]))[:60]!r}, which cannot be right; save the model again")
+    return args, cfg, float(threshold), window, overlap
+
+def _check_shapes(args, file, where) -> None:
+    "Compare a network without storage with the shapes in `file`."
+    try:
+        with torch.device('meta'): ghost = create_cd_model(**args)
+    except (KeyError, ValueError): raise                                  # said by the registry
+    except (NotImplementedError, RuntimeError): return                    # a few networks of timm cannot be built without storage
+    except Exception as e: raise ValueError(f"no model can be made of the arguments in {where} ({type(e).__name__}: {str(e)[:120]})") from e
+    fill_model(ghost, {k: torch.empty(s, device='meta') for k,s in weights_shapes(file).items()}, source=str(file))
+
+# %% ../nbs/35_predict.ipynb #5394fa3b
+def rebuild_cd_model(about:Mapping, # args, cfg, threshold and, if they are set, window and overlap: out of a file's header or a config.json
+                     file:str|Path, # The weights (`.safetensors`)
+                     where:str|Path|None=None, # Where `about` is from, for messages; None: `file`
+                    ) -> CDModel: # On the CPU, in evaluation mode
+    "The model that `about` describes with the weights of `file`; raises `ValueError` for a description that makes no sense, `KeyError` if the two do not fit."
     import cdkd.models.zoo # where the families register themselves
+    args, cfg, threshold, window, overlap = _described(about, where or file)
+    _check_shapes(args, file, where or file)
+    model = create_cd_model(**args)
+    fill_model(model, load_state(file), source=str(file))
+    differs = {k: _tuples(v) for k,v in cfg.items() if k not in model.cfg or settings_diff({k: v}, {k: model.cfg[k]})}
+    model.cfg, model.threshold, model.window, model.overlap = dict(model.cfg, **differs), threshold, window, overlap
+    return model.eval()
+
+def load_cd_model(path:str|Path, # A file of `save_cd_model`
+                 ) -> CDModel: # On the CPU, in evaluation mode; `.source` names the file
+    "The model of a file, as it was saved; raises `ValueError` if the file does not say which model it holds."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"no file {path}")
     about = weights_meta(path).get('cd_model') if path.suffix=='.safetensors' else None
     if about is None: raise ValueError(f"{path} does not say which model it holds, it is not from save_cd_model: make the model with create_cd_model, then match_state(model, load_state(path))")
-    model = create_cd_model(**about['args'])
-    match_state(model, load_state(path))
-    model.window, model.overlap = about.get('window'), about.get('overlap', model.overlap)
-    model.cfg, model.threshold = dict(model.cfg, **{k: tuple(v) if isinstance(v, list) else v for k, v in about['cfg'].items()}), about['threshold']
-    return model.eval()
+    model = rebuild_cd_model(about, path)
+    model.source = dict(file=path.name)
+    return model

@@ -8,7 +8,7 @@ __all__ = ['TensorIdx', 'rotate_array', 'resize_array', 'PairTfm', 'PairHFlip', 
            'PairDataset', 'NormalizePair', 'PairDL', 'PairDLs', 'cd_dls', 'cd_dl', 'ChangePair', 'show_batch',
            'show_results']
 
-# %% ../../nbs/13_data.block.ipynb #d2f4ccd7
+# %% ../../nbs/13_data.block.ipynb #c8cbad67
 import random
 from typing import Sequence
 
@@ -28,13 +28,13 @@ from .load import ReadError, read_image, read_mask
 from .sets import cd_pairs, measure_pairs
 from ..plot import error_legend, error_map, mask_rgb
 
-# %% ../../nbs/13_data.block.ipynb #bdf5a0ce
+# %% ../../nbs/13_data.block.ipynb #bb64db95
 class TensorIdx(TensorBase):
     "Row numbers of the pair table, int64 [N]; stays on the host when a batch moves to a device."
     def to(self, *args, **kwargs): return self
     def cuda(self, *args, **kwargs): return self
 
-# %% ../../nbs/13_data.block.ipynb #7266a656
+# %% ../../nbs/13_data.block.ipynb #ae890dfb
 def _kind(key, x): return 'image' if key in ('a', 'b') else 'label' if x.dtype.kind in 'iu' else 'map'
 
 def _pil(x, f): # Apply a PIL operation band by band, in one go for 8-bit grey and RGB
@@ -60,7 +60,7 @@ def resize_array(x:np.ndarray, # [H,W] or [H,W,C]
     "Resize one array."
     return x if x.shape[:2] == tuple(size) else _pil(x, lambda im: im.resize(size[::-1], Image.NEAREST if label else Image.BILINEAR))
 
-# %% ../../nbs/13_data.block.ipynb #e985a75f
+# %% ../../nbs/13_data.block.ipynb #8a40f410
 def _each(s, f): return {k: f(x, _kind(k, x) == 'label') for k, x in s.items()}
 
 class PairTfm:
@@ -116,7 +116,7 @@ class ExchangeTime(PairTfm):
         swap = {'a': 'b', 'b': 'a', 'sem_a': 'sem_b', 'sem_b': 'sem_a'}
         return {k: s[swap.get(k, k)] for k in s}
 
-# %% ../../nbs/13_data.block.ipynb #994cb47d
+# %% ../../nbs/13_data.block.ipynb #8aa54759
 class PairCrop(PairTfm):
     "Random crop of `size`, redrawn until both classes are there, none above `cat_max_ratio` of the valid pixels; smaller images stay as they are."
     def __init__(self, size:'int|tuple', # Pixels, or (H, W)
@@ -139,7 +139,7 @@ def _size_of(size # One number, or (H, W)
     if len(hw) != 2 or any(int(v) != v or v < 1 for v in hw): raise ValueError(f"size is a number of pixels or (height, width), got {size!r}")
     return int(hw[0]), int(hw[1])
 
-# %% ../../nbs/13_data.block.ipynb #55a276ef
+# %% ../../nbs/13_data.block.ipynb #51ca5a72
 class PhotoMetric(PairTfm):
     "Brightness, contrast, saturation and hue, each with probability `p`, drawn for each date on its own."
     def __init__(self, brightness:float=10, # Added: U(-brightness, brightness) of 255
@@ -179,7 +179,7 @@ def _photo_any(x, brightness, contrast, full_scale=None):
     y = np.clip((x.astype(np.float32) + brightness*top)*contrast, 0, np.iinfo(x.dtype).max if x.dtype.kind in 'iu' else None)
     return y.round().astype(x.dtype) if x.dtype.kind in 'iu' else y
 
-# %% ../../nbs/13_data.block.ipynb #61171b84
+# %% ../../nbs/13_data.block.ipynb #85ad94a6
 def aug_recipe(name:'str|Sequence|None'='standard', # 'standard', 'changer', 'flip', None, or a list of `PairTfm`s
                size=None, # Crop to this size: a number, (H, W) or None
               ) -> list: # Transforms in order
@@ -201,7 +201,7 @@ def augment_pair(sample:dict, # Arrays a, b, mask, ...
     for t in tfms: sample = t(sample, rng)
     return sample
 
-# %% ../../nbs/13_data.block.ipynb #b1bdcb70
+# %% ../../nbs/13_data.block.ipynb #19a6d76f
 class PairReader:
     "Callable `reader(row) -> {a, b, mask}` of uint8 arrays for the rows of a pair table; remembers up to `cache_mb` megabytes."
     def __init__(self, pairs:pd.DataFrame, # From `measure_pairs`
@@ -240,7 +240,7 @@ class PairDataset:
     def __getitem__(self, i): r = int(self.rows[i]); return self.reader(r), r
     def new_empty(self): return PairDataset(self.reader, [])
 
-# %% ../../nbs/13_data.block.ipynb #9297a573
+# %% ../../nbs/13_data.block.ipynb #a0289da1
 class NormalizePair(Transform):
     "uint8 (or 16-bit) images to normalised floats: `(x/full_scale - mean)/std`; decoding gives [0,1] back. Masks become int64."
     order = 99
@@ -263,7 +263,7 @@ class NormalizePair(Transform):
         m, s = self._ms(x)
         return TensorImage((x.as_subclass(torch.Tensor)*s + m).clamp(0, 1))
 
-# %% ../../nbs/13_data.block.ipynb #d3fe4331
+# %% ../../nbs/13_data.block.ipynb #0ffcba15
 def _chw(x): # [H,W,C] of any integer or float type -> tensor [C,H,W]
     x = np.array(x.transpose(2, 0, 1), order='C')
     return torch.from_numpy(x.astype(np.int32) if x.dtype == np.uint16 else x)
@@ -298,7 +298,7 @@ class PairDL(TfmdDL):
         stack = lambda k, v: torch.stack([_pad_to(t[k], h, w, v) for t in plain])
         return TensorImage(stack(0, 0)), TensorImage(stack(1, 0)), TensorMask(stack(2, IGNORE)), TensorIdx(torch.stack([t[3] for t in plain]))
 
-# %% ../../nbs/13_data.block.ipynb #bc1fc914
+# %% ../../nbs/13_data.block.ipynb #1baf16be
 def _whole_bs(pairs, reader, rows, bs): # Whole images of different sizes go one at a time: scores must not depend on who is padded to whom
     hw = pairs[['h', 'w']].to_numpy()[rows]
     return 1 if reader.size is None and (hw != hw[:1]).any() else bs
@@ -344,7 +344,7 @@ class PairDLs(DataLoaders):
               self.valid.new(PairDataset(self.reader, va), bs=_whole_bs(self.pairs, self.reader, va, self.val_bs), n=len(va))]
         return self._like(*ls)
 
-# %% ../../nbs/13_data.block.ipynb #0023bd4a
+# %% ../../nbs/13_data.block.ipynb #ba5e3ccb
 def _measure_norm(reader, rows, full=None):
     rows = rows[np.linspace(0, len(rows)-1, min(len(rows), 64)).round().astype(int)]; ss = [reader(int(r)) for r in rows]
     px = np.concatenate([s[k][::2, ::2].reshape(-1, s[k].shape[2]) for s in ss for k in 'ab']).astype(np.float64)
@@ -367,7 +367,7 @@ def _norm_for(reader, rows, normalize):
     if len(np.ravel(normalize[0])) not in (1, c): raise ValueError(f"{len(np.ravel(normalize[0]))} means for images of {c} bands")
     return NormalizePair(np.broadcast_to(normalize[0], c), np.broadcast_to(normalize[1], c), *(normalize[2:] or (full,)))
 
-# %% ../../nbs/13_data.block.ipynb #b78196b5
+# %% ../../nbs/13_data.block.ipynb #39ca3a45
 def _as_pairs(x, spec, val_frac, split_seed, group):
     return measure_pairs(x if isinstance(x, pd.DataFrame) else cd_pairs(x, spec, val_frac=val_frac, seed=split_seed, group=group))
 
@@ -433,7 +433,17 @@ def with_aug(self:PairDLs, aug:'str|Sequence|None' # As in `cd_dls`
     size = next((t.size for t in self.train.aug if isinstance(t, PairCrop)), None)
     return self._like(self.train.new(aug=_aug_for(aug, size, self.norm)), *self.loaders[1:])
 
-# %% ../../nbs/13_data.block.ipynb #0a683cc6
+@patch
+def with_norm(self:PairDLs, mean:Sequence, # Per band, on the 0..1 scale
+              std:Sequence, # Per band
+             ) -> PairDLs: # Everything else shared
+    "The same loaders with other statistics; what counts as white stays."
+    norm = NormalizePair(mean, std, self.norm.full_scale)
+    dls = self._like(*[dl.new(after_batch=[norm]) for dl in self.loaders])
+    dls.norm = norm
+    return dls
+
+# %% ../../nbs/13_data.block.ipynb #cd6ad4f3
 class ChangePair(tuple): "The two dates of a batch; a type of its own so that showing pairs never shadows another way of showing tuples."
 
 def _rgb(x): # [C,H,W] in [0,1] -> what imshow takes
@@ -449,7 +459,7 @@ def _grid(rows, cols, titles, figsize=None, dpi=70, legend=False):
     if legend: fig.legend(handles=error_legend(), loc='lower center', ncols=4, fontsize=8, frameon=False)
     return axs
 
-# %% ../../nbs/13_data.block.ipynb #9a2c5c20
+# %% ../../nbs/13_data.block.ipynb #2020f200
 def _show_rows(samples, outs, ctxs, max_n, figsize):
     titles = ['date A', 'date B', 'change'] + ([] if outs is None else ['predicted', 'errors']); n = min(len(samples), max_n)
     axs = ctxs if ctxs is not None else _grid(n, len(titles), titles, figsize, legend=outs is not None)
@@ -482,7 +492,7 @@ def show_results(x:ChangePair, # Both dates of the batch, decoded
     "Pairs with masks, predictions and error maps, a row each."
     return _show_rows(samples, outs, ctxs, max_n, figsize)
 
-# %% ../../nbs/13_data.block.ipynb #9b7e39ae
+# %% ../../nbs/13_data.block.ipynb #9a469de8
 def _hard(out): # Decoded predictions [N,H,W]; logits [N,K,H,W] are decided
     o = (out[0] if isinstance(out, (tuple, list)) else out).detach().cpu().as_subclass(torch.Tensor)
     if o.ndim == 4: o = o.argmax(1) if o.shape[1] > 1 else o[:, 0] > 0

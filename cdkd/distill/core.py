@@ -6,7 +6,7 @@
 __all__ = ['freeze', 'Frozen', 'ByCAR', 'bin_weights', 'RandomBins', 'All', 'Renormalise', 'logit_grad_norm', 'auto_weight',
            'Distill', 'take_rows']
 
-# %% ../../nbs/40_distill.core.ipynb #636b0bd0
+# %% ../../nbs/40_distill.core.ipynb #51a5051d
 from copy import deepcopy
 from typing import Callable, Mapping, Sequence
 
@@ -20,7 +20,7 @@ from ..car import CarBins
 from ..core import derive_seed
 from ..losses.kd import LogitMSE
 
-# %% ../../nbs/40_distill.core.ipynb #9d2a526d
+# %% ../../nbs/40_distill.core.ipynb #9b72bb0c
 def freeze(model:nn.Module # Any model
           ) -> nn.Module: # A copy in evaluation mode, without gradients
     "A frozen copy of `model`; the original is not touched."
@@ -43,7 +43,7 @@ class Frozen:
         self.calls += 1
         return self.models[t].outputs(a, b)
 
-# %% ../../nbs/40_distill.core.ipynb #cae5864e
+# %% ../../nbs/40_distill.core.ipynb #46cdd72d
 class ByCAR:
     "Each sample goes to the teacher of its change-area-ratio bin; a pair without valid pixels to none."
     def __init__(self, bins:CarBins # Thresholds; bin `i` belongs to teacher `i`
@@ -61,7 +61,7 @@ def bin_weights(which:Tensor, # Bin per sample [N]; -1 for none
     "Weights that give each sample to the teacher of its bin alone."
     return (which[:, None] == torch.arange(n)).float()
 
-# %% ../../nbs/40_distill.core.ipynb #6fd57bd0
+# %% ../../nbs/40_distill.core.ipynb #48e0b912
 class RandomBins(ByCAR):
     "Control for `ByCAR`: the training images' bins, shuffled among them once."
     def __init__(self, bins:CarBins, # Thresholds
@@ -80,7 +80,7 @@ class All:
     def setup(self, learn): pass
     def __call__(self, learn) -> Tensor: return torch.ones(len(learn.idx), self.n)
 
-# %% ../../nbs/40_distill.core.ipynb #f9a8ade9
+# %% ../../nbs/40_distill.core.ipynb #5059c73d
 class Renormalise:
     "Show the teacher a batch normalised its own way."
     def __init__(self, student:tuple, # (mean, std) per channel that the batch was normalised with
@@ -90,7 +90,7 @@ class Renormalise:
         ms, ss, mt, st = (s.to(a.device, a.dtype) for s in self.stats)
         return tuple(((x*ss + ms) - mt)/st for x in (a, b))
 
-# %% ../../nbs/40_distill.core.ipynb #7b7d65d4
+# %% ../../nbs/40_distill.core.ipynb #21cb1707
 def logit_grad_norm(loss:Tensor, # A scalar that depends on `z`
                     z:Tensor, # Native logits
                    ) -> Tensor: # Norm of the gradient, a scalar on the device
@@ -107,7 +107,7 @@ def auto_weight(g_sup:Tensor, # Pull of the supervised loss, a scalar
     "The weight at which the distillation term has `share` of the pull; 0 where teacher and student agree exactly."
     return torch.where(g_kd > 0, share/(1 - share)*g_sup/g_kd.clamp_min(1e-30), torch.zeros_like(g_kd))
 
-# %% ../../nbs/40_distill.core.ipynb #4f4a10c0
+# %% ../../nbs/40_distill.core.ipynb #548cab04
 class Distill(Callback):
     "Add a teacher's signal to the training loss; log every term and the share of the gradient."
     order, run_valid = 5, False
@@ -127,11 +127,20 @@ class Distill(Callback):
         self.source, self.router, self.weight, self.share, self.view = source, router, weight, share, view
 
     def before_fit(self):
-        self.lam = self.weight(self.model) if callable(self.weight) else self.weight
+        self.check_outputs(); self.lam = self.weight(self.model) if callable(self.weight) else self.weight
         self.source.to(self.dls.device); self.router.setup(self.learn)
     def before_train(self): self.sums, self.n = {}, 0
 
-# %% ../../nbs/40_distill.core.ipynb #1ff84eaa
+@patch
+def check_outputs(self:Distill) -> None:
+    "Raise `ValueError` where student and teachers do not speak of the same thing, or a signal cannot compare it."
+    gives = {getattr(m, 'output', 'logits'): getattr(m, 'name', type(m).__name__) for m in (*getattr(self.source, 'models', ()), self.model)}
+    if len(gives) > 1: raise ValueError(f"teachers and student must give the same: {' and '.join(f'{n!r} gives {o!r}' for o, n in gives.items())}. A model of distances gives logits when made with n_out=2")
+    for s in self.signals:
+        for o, n in gives.items():
+            if o not in s.takes: raise ValueError(f"{s.name} compares {' or '.join(s.takes)}, and {n!r} gives {o!r}: use LogitMSE, or make the models with n_out=2")
+
+# %% ../../nbs/40_distill.core.ipynb #e49b4df0
 @patch
 def per_sample_signals(self:Distill, out, # `CDOut` of the student
                        a:Tensor, b:Tensor, # The batch, [N,C,H,W] each
@@ -171,7 +180,7 @@ def after_loss(self:Distill):
     self.learn.loss_grad = self.loss_grad + weight*kd
     self.learn.loss = self.loss_grad.clone()
 
-# %% ../../nbs/40_distill.core.ipynb #ee394fd0
+# %% ../../nbs/40_distill.core.ipynb #0166ec56
 @patch
 def _log(self:Distill, W, **terms):
     for s, v in zip(self.signals, self.per_sample): terms[f'kd_{s.name}'] = v.mean()

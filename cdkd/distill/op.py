@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OriginPartition', 'OracleOP']
 
-# %% ../../nbs/42_distill.op.ipynb #b6de7893
+# %% ../../nbs/42_distill.op.ipynb #b77ffb82
 from typing import Mapping
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..car import CarBins
 from .core import freeze
 from ..models.registry import CDModel, CDOut
 
-# %% ../../nbs/42_distill.op.ipynb #a4aa32b9
+# %% ../../nbs/42_distill.op.ipynb #2c69f80b
 class OriginPartition(CDModel):
     "Route each pair by the origin model's predicted change-area ratio to the teacher of that bin."
     def __init__(self, origin:CDModel, # The model that routes
@@ -35,7 +35,7 @@ class OriginPartition(CDModel):
         self.origin, self.teachers = freeze(origin), nn.ModuleList(map(freeze, teachers.values()))
         self.eval()
 
-# %% ../../nbs/42_distill.op.ipynb #b2b75ac2
+# %% ../../nbs/42_distill.op.ipynb #7eea73ec
 @patch
 def route(self:OriginPartition, a:Tensor, # [N,C,H,W]
           b:Tensor, # [N,C,H,W]
@@ -51,7 +51,7 @@ def answer(self:OriginPartition, a:Tensor, b:Tensor, which:Tensor # Bin per samp
     native = None
     for t in which.unique().tolist():
         rows = (which == t).nonzero().flatten().to(a.device)
-        z = self.teachers[t].outputs(a[rows], b[rows]).native
+        z = self.teachers[t](a[rows], b[rows], True).native      # as the teacher answers: in windows if it has one
         if native is None: native = z.new_zeros(len(which), *z.shape[1:])
         native[rows] = z
     return CDOut(native)
@@ -64,7 +64,7 @@ def prob(self:OriginPartition, logits:Tensor # [N,K,H,W]
     "What a change model answers to `prob`."
     return self.teachers[0].prob(logits)
 
-# %% ../../nbs/42_distill.op.ipynb #e759df25
+# %% ../../nbs/42_distill.op.ipynb #afc5676e
 class OracleOP(OriginPartition):
     "O-P routed by the true change-area ratio (a reference with perfect routing; it needs row numbers)."
     def __init__(self, origin:CDModel, teachers:Mapping[str, CDModel], cars, # True change-area ratio of every row of the pair table

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['LogitSignal', 'LogitMSE', 'LogitKL']
 
-# %% ../../nbs/31_losses.kd.ipynb #d6e22351
+# %% ../../nbs/31_losses.kd.ipynb #84b062c9
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/31_losses.kd.ipynb #4a0fb272
+# %% ../../nbs/31_losses.kd.ipynb #184cce67
 class LogitSignal:
     "Compare native logits; a subclass says how in `per_map`."
-    name = 'logits'
+    name, takes = 'logits', ('logits', 'distance')   # what a model may give (its `output`)
     def per_map(self, zs:Tensor, zt:Tensor) -> Tensor: raise NotImplementedError
     def __call__(self, student, # `CDOut` of the student, native logits [N,K,h,w]
                  teacher, # `CDOut` of the teacher for the same rows
@@ -26,16 +26,16 @@ class LogitSignal:
             raise ValueError(f"{self.name}: the student's logits are {tuple(zs.shape)} and the teacher's {tuple(zt.shape)}; teacher and student need the same number of channels and native size")
         return zs.float().as_subclass(Tensor), zt.detach().float().as_subclass(Tensor)
 
-# %% ../../nbs/31_losses.kd.ipynb #a4114da6
+# %% ../../nbs/31_losses.kd.ipynb #d18b362d
 class LogitMSE(LogitSignal):
     "Mean squared difference of raw native logits per sample (MTKD)."
     name = 'logit_mse'
     def per_map(self, zs, zt): return (zs - zt).pow(2).flatten(1).mean(1)
 
-# %% ../../nbs/31_losses.kd.ipynb #961b0066
+# %% ../../nbs/31_losses.kd.ipynb #c9189a40
 class LogitKL(LogitSignal):
     "KL divergence of the student's from the teacher's distribution at a temperature, averaged over pixels."
-    name = 'logit_kl'
+    name, takes = 'logit_kl', ('logits',)
     def __init__(self, T:float=2.0 # Temperature, > 0
                 ):
         if not T > 0: raise ValueError(f"the temperature must be positive, not {T}")

@@ -6,7 +6,7 @@
 __all__ = ['SEG_LOSSES', 'plain', 'SegLoss', 'CDCrossEntropy', 'CDBCE', 'OHEM', 'CDDice', 'Focal', 'BCL', 'ComboLoss',
            'build_loss', 'loss_for']
 
-# %% ../../nbs/30_losses.seg.ipynb #d8928507
+# %% ../../nbs/30_losses.seg.ipynb #03a83ff1
 from typing import Callable, Sequence
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..core import CHANGED, IGNORE, Registry
 from ..models.registry import resize_logits
 
-# %% ../../nbs/30_losses.seg.ipynb #2d7bb20e
+# %% ../../nbs/30_losses.seg.ipynb #572e74c4
 def plain(x:Tensor # Any tensor, fastai's typed ones included
          ) -> Tensor: # The same storage as a plain tensor
     "Drop a tensor subclass: typed tensors of different kinds refuse to meet in one operation."
@@ -31,10 +31,10 @@ def _match(pred:Tensor, mask:Tensor, channels:int|None, name:str, hint:str) -> t
     if channels and pred.shape[1]!=channels: raise ValueError(f"{name} needs {channels}-channel logits, got {pred.shape[1]}; {hint}")
     return resize_logits(pred.float(), mask.shape[-2:]), mask.long()
 
-# %% ../../nbs/30_losses.seg.ipynb #985e2f9b
+# %% ../../nbs/30_losses.seg.ipynb #3cf87faa
 class SegLoss(nn.Module):
     "Base of the losses on `(pred [N,K,H,W], mask [N,H,W])`: sizes, ignored pixels, averages, decoding."
-    channels, hint = None, ''
+    channels, hint, takes = None, '', 'logits'
     def __init__(self, avg:str='valid', # Divide by 'valid' pixels, or by 'all' as Open-CD does
                  reduction:str='mean', # 'mean', or 'none' for a value per pixel
                  threshold:float=.5, # Probability above which a pixel is changed
@@ -64,7 +64,7 @@ class SegLoss(nn.Module):
         return (x[:,-1]>self.threshold).long()
     def extra_repr(self): return f'avg={self.avg!r}, threshold={self.threshold}'
 
-# %% ../../nbs/30_losses.seg.ipynb #cb862f05
+# %% ../../nbs/30_losses.seg.ipynb #8f3a232d
 class CDCrossEntropy(SegLoss):
     "Cross entropy over K >= 2 channels; channel 0 is unchanged, channel 1 changed."
     def __init__(self, weight:Sequence[float]|None=None, # Weight of each class
@@ -87,7 +87,7 @@ class CDBCE(SegLoss):
         w = None if self.pos_weight is None else pred.new_tensor(self.pos_weight)
         return F.binary_cross_entropy_with_logits(pred[:,0], (mask==CHANGED).float(), pos_weight=w, reduction='none')
 
-# %% ../../nbs/30_losses.seg.ipynb #97e04113
+# %% ../../nbs/30_losses.seg.ipynb #62d455a7
 class OHEM(CDCrossEntropy):
     "Cross entropy on the pixels whose true class has `p < max(thresh, k-th smallest p)`, `k = min_kept*N` (the sampler of Changer and LightCDNet)."
     def __init__(self, thresh:float=.7, # Pixels with a true-class probability below this are hard
@@ -113,7 +113,7 @@ class OHEM(CDCrossEntropy):
         return loss*kept, kept if self.avg=='kept' else valid
     def _count(self, valid, dims): return super()._count(valid, dims) if self.avg!='kept' else valid.sum(dims).clamp(min=1)
 
-# %% ../../nbs/30_losses.seg.ipynb #06ab7b5a
+# %% ../../nbs/30_losses.seg.ipynb #297f618f
 class CDDice(SegLoss):
     "Soft Dice loss of the change class, for one or two channels."
     def __init__(self, smooth:float=1., # Added to numerator and denominator
@@ -130,7 +130,7 @@ class CDDice(SegLoss):
         if self.reduction=='none': return self.per_sample(pred, mask)
         return self.per_sample(pred, mask).mean() if self.per_image else self._dice(pred, mask, (0,1,2))
 
-# %% ../../nbs/30_losses.seg.ipynb #456753ff
+# %% ../../nbs/30_losses.seg.ipynb #d40f1bbd
 class Focal(SegLoss):
     "Focal loss for one channel of logits or for K channels."
     def __init__(self, gamma:float=2., # 0 is cross entropy; more fades easy pixels more
@@ -144,10 +144,10 @@ class Focal(SegLoss):
         loss = -(-torch.expm1(logp)).clamp(min=0, max=1)**self.gamma*logp if self.gamma else -logp
         return loss if self.alpha is None else loss*torch.where(y, self.alpha, 1-self.alpha)
 
-# %% ../../nbs/30_losses.seg.ipynb #ac727a18
+# %% ../../nbs/30_losses.seg.ipynb #dcc9fa3a
 class BCL(SegLoss):
     "Batch-balanced contrastive loss on a distance map [N,1,H,W]; changed is where the distance exceeds half the margin."
-    channels, hint = 1, "it works on one channel, the distance between the two dates"
+    channels, hint, takes = 1, "it works on one channel, the distance between the two dates", 'distance'
     def __init__(self, margin:float=2., # Changed pixels are pushed to at least this distance
                  eps:float=1e-4, # Keeps the denominators above 0
                  legacy:bool=False, # The released denominators: +255, ignored pixels counted as unchanged
@@ -164,7 +164,7 @@ class BCL(SegLoss):
     def forward(self, pred, mask): return self.per_sample(pred, mask) if self.reduction=='none' else self._bcl(pred, mask, (0,1,2))
     def activation(self, x): return (x/self.margin).clamp(0,1) # .5 is half the margin
 
-# %% ../../nbs/30_losses.seg.ipynb #8d4339de
+# %% ../../nbs/30_losses.seg.ipynb #5554d04a
 class ComboLoss(SegLoss):
     "Weighted sum of losses; activation and decoding are the first one's."
     def __init__(self, losses:Sequence[SegLoss], # The terms
@@ -183,7 +183,7 @@ class ComboLoss(SegLoss):
     def activation(self, x): return self.losses[0].activation(x)
     def decodes(self, x): return self.losses[0].decodes(x)
 
-# %% ../../nbs/30_losses.seg.ipynb #cf9d3fbe
+# %% ../../nbs/30_losses.seg.ipynb #f8b4a311
 SEG_LOSSES = Registry('loss')
 for _n, _c in dict(ce=CDCrossEntropy, bce=CDBCE, ohem=OHEM, dice=CDDice, focal=Focal, bcl=BCL).items(): SEG_LOSSES.add(_n, _c)
 
@@ -202,4 +202,9 @@ def loss_for(model:nn.Module, # A change model with `cfg` and `threshold`
             ) -> SegLoss: # With the model's threshold
     "The loss `model` was published with, by `model.cfg['loss']`, or another one; cross entropy or BCE by its number of channels if nothing is said."
     cfg, n_out = getattr(model, 'cfg', None) or {}, getattr(model, 'n_out', 2)
-    return build_loss(loss or cfg.get('loss') or ('bce' if n_out==1 else 'ce'), threshold=getattr(model, 'threshold', .5), avg=avg)
+    f = build_loss(loss or cfg.get('loss') or ('bce' if n_out==1 else 'ce'), threshold=getattr(model, 'threshold', .5), avg=avg)
+    gives, name = getattr(model, 'output', 'logits'), getattr(model, 'name', type(model).__name__)
+    for term in getattr(f, 'losses', [f]):
+        if isinstance(term, SegLoss) and term.takes != gives: raise ValueError(f"{type(term).__name__} is for output {term.takes!r}, {name!r} gives {gives!r}: "
+            + ("'bcl' is its loss, or make it with n_out=2" if gives == 'distance' else "use 'bce' (one channel), 'ce' (two), or another loss on logits"))
+    return f

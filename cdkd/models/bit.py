@@ -11,8 +11,8 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from .decoder import init_classifier
-from .encoder import Encoder
-from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_logits
+from .encoder import Encoder, _body, _probe
+from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_logits, resnet_stem_rules
 
 # %% ../../nbs/24c_models.bit.ipynb #02cab9af
 class Attention(nn.Module):
@@ -53,19 +53,21 @@ class Tokenizer(nn.Module):
 # %% ../../nbs/24c_models.bit.ipynb #ffd4b120
 def unstride(stage:nn.Module # A stage of a ResNet
             ) -> None:
-    "Take the stride out of `stage`, in place; weights stay (no dilation, as published)."
+    "Take the stride out of `stage`, in place; weights stay (no dilation, as published). Raises `ValueError` for strides of other layers than convolutions and average pooling."
     for m in stage.modules():
         if isinstance(m, nn.Conv2d) and m.stride == (2,2): m.stride = (1,1)
-        if isinstance(m, nn.AvgPool2d): m.kernel_size = m.stride = 1
+        elif isinstance(m, nn.AvgPool2d): m.kernel_size, m.stride, m.padding = 1, 1, 0
+        elif not any(True for _ in m.children()) and getattr(m, 'stride', 1) in (2, (2,2)): raise ValueError(
+            f"the stride of {type(m).__name__} cannot be taken out, only that of convolutions and average pooling: choose another encoder, such as 'resnet18d' or 'resnest14d'")
 
 def stride8_encoder(name:str, # timm name or ours
                     in_chans:int=3, # Bands
                     pretrained:bool=False, # Pull weights
                    ) -> Encoder: # One level: `.channels[-1]` at stride 8
-    "An encoder whose last map has stride 8: for ResNets the third stage without its stride, else the level of stride 8."
-    enc = Encoder(name, in_chans, pretrained, strides=(16,)) if 'resne' in name else Encoder(name, in_chans, pretrained, strides=(8,))
-    if enc.strides == [16]:
-        unstride(enc.body.layer3); enc.strides = [8]
+    "An encoder whose last map has stride 8: the third stage of a ResNet without its stride, else the level of stride 8."
+    resnet = hasattr(_probe(lambda: _body(name, in_chans, False)), 'layer3')
+    enc = Encoder(name, in_chans, pretrained, strides=(16 if resnet else 8,))
+    if resnet: unstride(enc.body.layer3); enc.strides = [8]
     return enc
 
 # %% ../../nbs/24c_models.bit.ipynb #0a2e0d5a
@@ -111,14 +113,15 @@ class BIT(CDModel):
         return CDOut(resize_logits(self.head(self.drop(d)), a.shape[-2:]))
 
 # %% ../../nbs/24c_models.bit.ipynb #d7e1d5d7
-bit_keys = rename_keys((r'backbone\.stem\.7\.(.*)', r'enc.body.bn1.\1'), (r'backbone\.stem\.([0-6])\.(.*)', r'enc.body.conv1.\1.\2'), (r'backbone\.(layer.*)', r'enc.body.\1'),
+bit_keys = rename_keys(*resnet_stem_rules(),
     (r'decode_head\.pre_process\.1\.conv\.(.*)', r'reduce.\1'), (r'decode_head\.conv_att\.conv\.(.*)', r'tokenizer.conv.\1'), (r'decode_head\.enc_pos_embedding', 'pos'), (r'decode_head\.conv_seg\.(.*)', r'head.\1'),
     *[rule for t,ours in (('encoder','token_enc'),('decoder','token_dec')) for rule in (
         (rf'decode_head\.{t}\.(\d)\.attn\.to_([qkv])\.(.*)', rf'{ours}.\1.attn.\2.\3'), (rf'decode_head\.{t}\.(\d)\.attn\.fc_out\.0\.(.*)', rf'{ours}.\1.attn.out.\2'),
         (rf'decode_head\.{t}\.(\d)\.ff\.0\.(.*)', rf'{ours}.\1.ff.0.\2'), (rf'decode_head\.{t}\.(\d)\.ff\.3\.(.*)', rf'{ours}.\1.ff.2.\2'),
         (rf'decode_head\.{t}\.(\d)\.norm1_\.(.*)', rf'{ours}.\1.norm_ref.\2'), (rf'decode_head\.{t}\.(\d)\.(norm[12])\.(.*)', rf'{ours}.\1.\2.\3'))])
 
-@register_cd('bit_r18', cd_recipe(kd_weight=1e-4, pretrained='ResNet-18-V1c, ImageNet-1k (open-mmlab)', params=2.990, gmacs_512=34.996, jl1_miou=67.22, jl1_f1=73.37,
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
+@register_cd('bit_r18', cd_recipe(kd_weight=1e-4, pretrained='ResNet-18-V1c, ImageNet-1k (open-mmlab)', params=2.990, gmacs_512=34.996, jl1_miou=67.22, jl1_f1=73.37, levir_f1=90.26, levir_iou=82.25,
     reference='Chen, Qi, Shi: Remote sensing image change detection with transformers. IEEE TGRS 60, 2021'), encoder='resnet18_v1c', opencd_keys=bit_keys)
 def bit_r18(
     encoder:str='resnet18_v1c', # Encoder name

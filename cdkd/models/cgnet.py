@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .decoder import conv_bn, init_classifier
 from .encoder import Encoder
-from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys
+from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys
 
 # %% ../../nbs/24j_models.cgnet.ipynb #09bf50fa
 def attend(q:Tensor, # Queries [N,d,h,w]
@@ -82,16 +82,15 @@ class CGNet(CDModel):
         return CDOut(_corners(self.final(x), a), aux=(_corners(coarse, a),))
 
 # %% ../../nbs/24j_models.cgnet.ipynb #3b7e5dfd
-_PARTS = {'conv':0, 'bn':1}
 cgnet_keys = rename_keys((r'backbone\.(?:inc|down[1-4])\.(\d+)\.(.*)', r'enc.body.features_\1.\2'), *[rule for k in range(3) for rule in (
         (rf'backbone\.cgm_{k+2}\.gamma', f'guide.{k}.gamma'), (rf'backbone\.cgm_{k+2}\.(query|key|value)_conv\.(.*)', rf'guide.{k}.\1.\2'))],
-    *[(rf'backbone\.conv_reduce_{k+1}\.{n}\.(.*)', rf'reduce.{k}.{i}.\1') for k in range(4) for n,i in _PARTS.items()],
-    *[(rf'backbone\.decoder_module{k+2}\.{n}\.(.*)', rf'merge.{k}.{i}.\1') for k in range(3) for n,i in _PARTS.items()],
-    *[(rf'backbone\.{theirs}\.0\.{n}\.(.*)', rf'{ours}.0.{i}.\1') for theirs,ours in (('decoder','coarse'),('decoder_final','final')) for n,i in _PARTS.items()],
+    *[rule for k in range(4) for rule in conv_bn_rules(rf'backbone\.conv_reduce_{k+1}', f'reduce.{k}')], *[rule for k in range(3) for rule in conv_bn_rules(rf'backbone\.decoder_module{k+2}', f'merge.{k}')],
+    *conv_bn_rules(r'backbone\.decoder\.0', 'coarse.0'), *conv_bn_rules(r'backbone\.decoder_final\.0', 'final.0'),
     (r'backbone\.decoder\.1\.(.*)', r'coarse.1.\1'), (r'backbone\.decoder_final\.1\.(.*)', r'final.1.\1'))
 
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
 @register_cd('cgnet', cd_recipe(lr=5e-4, wd=.0025, loss='bce', aux_weight=1., n_out=1, kd_weight=1e-3, window=256, pretrained='VGG16-BN, ImageNet-1k (torchvision)',
-    params=38.989, params_unused=5.311, gmacs_512=416., jl1_miou=73.37, jl1_f1=79.65,
+    params=38.989, params_unused=5.311, gmacs_512=416., jl1_miou=73.37, jl1_f1=79.65, levir_f1=92.07, levir_iou=85.31,
     reference='Han, Wu, Guo, Hu, Li, Chen: Change guiding network: incorporating change prior to guide change detection in remote sensing imagery. IEEE JSTARS 16, 2023'),
     encoder='vgg16_bn', opencd_keys=cgnet_keys, ignored={'backbone.up_layer*': 'three convolutions that the published forward pass never calls'})
 def cgnet(

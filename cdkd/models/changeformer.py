@@ -9,20 +9,21 @@ __all__ = ['changeformer_keys', 'changeformer']
 from .decoder import MLPDecoder
 from .encoder import Encoder
 from .mit import mit_rules
-from .registry import cd_recipe, register_cd, rename_keys
+from .registry import cd_recipe, conv_bn_rules, register_cd, rename_keys
 from .siam import SiamCD
 
 # %% ../../nbs/24g_models.changeformer.ipynb #3a4d8206
-changeformer_keys = rename_keys(*mit_rules(r'backbone\.', 'enc.body.'), (r'decode_head\.convs\.(\d)\.conv\.(.*)', r'dec.project.\1.0.\2'), (r'decode_head\.convs\.(\d)\.bn\.(.*)', r'dec.project.\1.1.\2'),
-    (r'decode_head\.fusion_conv\.conv\.(.*)', r'dec.mix.0.\1'), (r'decode_head\.fusion_conv\.bn\.(.*)', r'dec.mix.1.\1'), (r'decode_head\.conv_seg\.(.*)', r'head.\1'))
+changeformer_keys = rename_keys(*mit_rules(r'backbone\.', 'enc.body.'), *conv_bn_rules(r'decode_head\.convs\.(\d)', r'dec.project.\1'), *conv_bn_rules(r'decode_head\.fusion_conv', 'dec.mix'),
+    (r'decode_head\.conv_seg\.(.*)', r'head.\1'))
 
 _CF = dict(lr=6e-5, wd=.01, rules=(('norm', dict(wd_mult=0.)), ('dec.', dict(lr_mult=10.)), ('head.', dict(lr_mult=10.))), native_stride=4,
     reference='Bandara, Patel: A transformer-based Siamese network for change detection. IGARSS 2022; as in Open-CD')
 _IN1K = dict(pretrained='MiT, ImageNet-1k (open-mmlab)')
 
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
 @register_cd('changeformer',        cd_recipe(**_CF), encoder='convnextv2_atto')
-@register_cd('changeformer_mit-b1', cd_recipe(**_CF, **_IN1K, kd_weight=5e-4, params=13.941, gmacs_512=26.422, jl1_miou=73.05, jl1_f1=79.22), encoder='mit_b1', opencd_keys=changeformer_keys)
-@register_cd('changeformer_mit-b0', cd_recipe(**_CF, **_IN1K, kd_weight=1e-3, params=3.847, gmacs_512=11.380, jl1_miou=73.51, jl1_f1=79.70), encoder='mit_b0', opencd_keys=changeformer_keys)
+@register_cd('changeformer_mit-b1', cd_recipe(**_CF, **_IN1K, kd_weight=5e-4, params=13.941, gmacs_512=26.422, jl1_miou=73.05, jl1_f1=79.22, levir_f1=91.11, levir_iou=83.67), encoder='mit_b1', opencd_keys=changeformer_keys)
+@register_cd('changeformer_mit-b0', cd_recipe(**_CF, **_IN1K, kd_weight=1e-3, params=3.847, gmacs_512=11.380, jl1_miou=73.51, jl1_f1=79.70, levir_f1=90.52, levir_iou=82.68), encoder='mit_b0', opencd_keys=changeformer_keys)
 def changeformer(
     encoder:str='convnextv2_atto', # Any timm name or one of ours
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)

@@ -14,7 +14,7 @@ from .decoder import MLPDecoder, conv_bn, init_classifier
 from .encoder import Encoder, forward_pair
 from .fusion import channel_exchange, spatial_exchange
 from .mit import MixFFN, mit_rules
-from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys
+from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys, resnet_stem_rules
 
 # %% ../../nbs/24d_models.changer.ipynb #675f9a7e
 def warp(x:Tensor, # [N,C,h,w]
@@ -87,10 +87,8 @@ class Changer(CDModel):
         return CDOut(self.head(*(list(maps) for maps in zip(*pairs))))
 
 # %% ../../nbs/24d_models.changer.ipynb #dcb28b89
-changer_keys = rename_keys(*mit_rules(r'backbone\.', 'enc.body.'),
-    (r'backbone\.stem\.7\.(.*)', r'enc.body.bn1.\1'), (r'backbone\.stem\.([0-6])\.(.*)', r'enc.body.conv1.\1.\2'), (r'backbone\.(layer\d.*)', r'enc.body.\1'),
-    (r'decode_head\.convs\.(\d)\.conv\.(.*)', r'head.mlp.project.\1.0.\2'), (r'decode_head\.convs\.(\d)\.bn\.(.*)', r'head.mlp.project.\1.1.\2'),
-    (r'decode_head\.fusion_conv\.conv\.(.*)', r'head.mlp.mix.0.\1'), (r'decode_head\.fusion_conv\.bn\.(.*)', r'head.mlp.mix.1.\1'),
+changer_keys = rename_keys(*mit_rules(r'backbone\.', 'enc.body.'), *resnet_stem_rules(),
+    *conv_bn_rules(r'decode_head\.convs\.(\d)', r'head.mlp.project.\1'), *conv_bn_rules(r'decode_head\.fusion_conv', 'head.mlp.mix'),
     (r'decode_head\.neck_layer\.flow_make\.(\d)\.(.*)', r'head.align.flow.\1.\2'), (r'decode_head\.discriminator\.layers\.4\.(.*)', r'head.ffn.layers.3.\1'),
     (r'decode_head\.discriminator\.layers\.([01])\.(.*)', r'head.ffn.layers.\1.\2'), (r'decode_head\.conv_seg\.(.*)', r'head.classify.\1'))
 
@@ -99,10 +97,11 @@ _MIT = dict(lr=1e-4, wd=.01, rules=(('norm', dict(wd_mult=0.)), ('head', dict(lr
 _IN1K = dict(pretrained='MiT, ImageNet-1k (open-mmlab)')
 
 # %% ../../nbs/24d_models.changer.ipynb #cd456450
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
 @register_cd('changer',           cd_recipe(**_MIT), encoder='convnextv2_atto')
 @register_cd('changer_ex_mit-b1', cd_recipe(**_MIT, **_IN1K, kd_weight=1e-3, params=13.355, gmacs_512=23.306, jl1_miou=75.94, jl1_f1=81.93), encoder='mit_b1', opencd_keys=changer_keys)
-@register_cd('changer_ex_mit-b0', cd_recipe(**_MIT, **_IN1K, kd_weight=1e-4, params=3.457, gmacs_512=8.523, jl1_miou=74.85, jl1_f1=80.98), encoder='mit_b0', opencd_keys=changer_keys)
-@register_cd('changer_ex_r18',    cd_recipe(**_EX, lr=5e-3, kd_weight=1e-3, params=11.391, gmacs_512=23.820, jl1_miou=68.37, jl1_f1=74.54), encoder='resnet18_v1c', opencd_keys=changer_keys)
+@register_cd('changer_ex_mit-b0', cd_recipe(**_MIT, **_IN1K, kd_weight=1e-4, params=3.457, gmacs_512=8.523, jl1_miou=74.85, jl1_f1=80.98, levir_f1=92.06, levir_iou=85.29), encoder='mit_b0', opencd_keys=changer_keys)
+@register_cd('changer_ex_r18',    cd_recipe(**_EX, lr=5e-3, kd_weight=1e-3, params=11.391, gmacs_512=23.820, jl1_miou=68.37, jl1_f1=74.54, levir_f1=91.81, levir_iou=84.86), encoder='resnet18_v1c', opencd_keys=changer_keys)
 def changer(
     encoder:str='convnextv2_atto', # Encoder name
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
@@ -115,8 +114,8 @@ def changer(
     "ChangerEx."
     return Changer(encoder, n_out, in_chans, pretrained, exchange, dim, encoder_kw)
 
-@register_cd('changer_ex_s50',  cd_recipe(**_EX, lr=5e-3, kd_weight=1e-5, params=26.693, gmacs_512=67.241, jl1_miou=62.31, jl1_f1=67.83), encoder='resnest50d', opencd_keys=changer_keys)
-@register_cd('changer_ex_s101', cd_recipe(**_EX, lr=5e-3), encoder='resnest101e', opencd_keys=changer_keys)
+@register_cd('changer_ex_s50',  cd_recipe(**_EX, lr=5e-3, kd_weight=1e-5, params=26.693, gmacs_512=67.241, jl1_miou=62.31, jl1_f1=67.83, levir_f1=92.19, levir_iou=85.51), encoder='resnest50d', opencd_keys=changer_keys)
+@register_cd('changer_ex_s101', cd_recipe(**_EX, lr=5e-3, params=47.485, levir_f1=92.33, levir_iou=85.76), encoder='resnest101e', opencd_keys=changer_keys)
 def changer_wide(
     encoder:str='resnest50d', # Encoder name
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'Encoder', 'pad_to_multiple', 'forward_pair']
 
-# %% ../../nbs/20_models.encoder.ipynb #3f3b1c7a
+# %% ../../nbs/20_models.encoder.ipynb #be6e4b1a
 import math, pkgutil
 
 import timm, torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core import closest
 
-# %% ../../nbs/20_models.encoder.ipynb #95001aea
+# %% ../../nbs/20_models.encoder.ipynb #0f51e9a3
 ENCODERS = {'resnet18_v1c': ('resnet18', dict(stem_width=32, stem_type='deep')), # our name -> (timm name, function or 'module:function'; options)
             **{f'mit_{size}': ('cdkd.models.mit:mit', dict(size=size, weights=f'nvidia/mit-{size}')) for size in ('b0','b1','b2')}}
 
@@ -29,7 +29,7 @@ def _resolve(name:str # timm name (with or without weight tag) or a key of `ENCO
     if timm.is_model(name): return name, {}
     raise ValueError(f"unknown encoder {name!r}. {closest(name, [*timm.list_models(), *ENCODERS])} All names: timm.list_models('*resnet*')")
 
-# %% ../../nbs/20_models.encoder.ipynb #758c32ae
+# %% ../../nbs/20_models.encoder.ipynb #a97283f9
 def _check_pretrained(name:str, kw:dict) -> str: # The weights' own name, e.g. 'resnet18.a1_in1k'
     "Raise `ValueError` unless weights are known for `name` with these options."
     net, opts = _resolve(name)
@@ -38,7 +38,7 @@ def _check_pretrained(name:str, kw:dict) -> str: # The weights' own name, e.g. '
         if not weights: raise ValueError(f"no pretrained weights are known for {name!r}. Use pretrained=False and load a checkpoint, or say where they are with weights=...")
         return str(weights)
     if name in ENCODERS: raise ValueError(f"timm has no pretrained weights for {name!r} (it is {net!r} with another stem). "
-        f"Use pretrained=False and load a checkpoint, or a close relative that has weights, such as 'resnet18d'.")
+        f"Use pretrained=False and fill the encoder from the toolbox's own file, cdkd.interop.load_encoder(model, 'resnet18_v1c-b5776b93.pth'), or take a close relative that has weights, such as 'resnet18d'.")
     cfg = get_pretrained_cfg(name)
     if cfg is None or not (cfg.hf_hub_id or cfg.url or cfg.file): raise ValueError(
         f"timm has no pretrained weights for {name!r}. Use pretrained=False, or one of timm.list_pretrained('{name.split('.')[0].split('_')[0]}*').")
@@ -50,7 +50,7 @@ def _pull(make, weights:str):
     except Exception as e: raise RuntimeError(f"could not get the pretrained weights {weights!r} ({type(e).__name__}: {str(e)[:120]}). Connect to huggingface.co once, or copy its cache "
         f"to this machine (HF_HOME), or start from random weights on purpose with pretrained=False.") from e
 
-# %% ../../nbs/20_models.encoder.ipynb #e321b2ee
+# %% ../../nbs/20_models.encoder.ipynb #f2914d60
 def _fixed_size(net) -> bool:
     "Whether `net`, a timm name or a function, stands for a network that was made for one image size."
     cfg = None if callable(net) else get_pretrained_cfg(net, allow_unregistered=True)
@@ -71,8 +71,9 @@ def _body(name:str, in_chans:int, pretrained:bool, out_indices=None, **kw) -> nn
 
 def _levels(body:nn.Module) -> list[tuple[int,int]]: # (index, stride) of the last map of each stride
     "Which feature maps to keep: one per stride, the deepest of its kind, finest first."
-    strides = body.feature_info.reduction()
-    return sorted({s:i for i,s in enumerate(strides)}.items())
+    return sorted(dict(zip(body.feature_info.reduction(), _indices(body))).items())
+
+def _indices(body): return tuple(getattr(body.feature_info, 'out_indices', range(len(body.feature_info.reduction())))) # timm leaves some levels out, TResNet's first for one
 
 def _probe(make) -> nn.Module: # The network, if possible without storage for its weights
     "Build a network only to ask for its levels."
@@ -85,7 +86,7 @@ def _trim(body:nn.Module) -> None:
     last = body.feature_info.module_name()[-1].split('.')
     if last[0] == 'blocks' and len(last) > 1 and isinstance(getattr(body, 'blocks', None), nn.Sequential): body.blocks = body.blocks[:int(last[1])+1]
 
-# %% ../../nbs/20_models.encoder.ipynb #49d6fd0d
+# %% ../../nbs/20_models.encoder.ipynb #4a151a6f
 class Encoder(nn.Module):
     "Feature maps of any network: `[N,C,H/s,W/s]` for each stride `s` in `.strides`, finest first, with `.channels`."
     def __init__(self,
@@ -108,13 +109,13 @@ class Encoder(nn.Module):
             levels = [(s,i) for s,i in levels if s in strides]
         levels = [(s,i) for s,i in levels if s >= min_stride]
         idx = tuple(i for _,i in levels)
-        if idx != tuple(range(len(body.feature_info.reduction()))) or next(body.parameters()).is_meta:
+        if idx != _indices(body) or next(body.parameters()).is_meta:
             state, body = body.state_dict(), _body(name, in_chans, False, out_indices=idx, **kw)
             if pretrained: body.load_state_dict({k:state[k] for k in body.state_dict()})
         _trim(body)
         self.body, self.strides, self.channels = body, [s for s,_ in levels], list(body.feature_info.channels())
         self.nhwc = 'NHWC' in str(getattr(body, 'output_fmt', ''))
-        self.pad_to = max(self.strides) if _fixed_size(_resolve(name)[0]) else 1
+        self.pad_to = max(self.strides) if _fixed_size(_resolve(name)[0]) or name.startswith(('hrnet','dla')) else 1     # these two add maps of different levels
 
     def forward(self, x:Tensor # [N,in_chans,H,W], normalised
                ) -> list[Tensor]: # [N,C,ceil(H/s),ceil(W/s)] per stride (some networks round down)
@@ -131,7 +132,7 @@ class Encoder(nn.Module):
         "The part of level `k`'s map that belongs to the image and not to its padding."
         return m if self.pad_to == 1 else m[..., :math.ceil(h/self.strides[k]), :math.ceil(w/self.strides[k])]
 
-# %% ../../nbs/20_models.encoder.ipynb #83bd6c41
+# %% ../../nbs/20_models.encoder.ipynb #08a9f71f
 def pad_to_multiple(x:Tensor, # [N,C,H,W]
                     m:int, # Height and width become multiples of this
                    ) -> Tensor: # [N,C,H',W'], padded right and below
@@ -140,7 +141,7 @@ def pad_to_multiple(x:Tensor, # [N,C,H,W]
     ph, pw = -h % m, -w % m
     return F.pad(x, (0,pw,0,ph), mode='replicate') if ph or pw else x
 
-# %% ../../nbs/20_models.encoder.ipynb #4d146f9e
+# %% ../../nbs/20_models.encoder.ipynb #083ac78e
 def _steps(body:nn.Module) -> list[list[nn.Module]]|None: # Per level its layers; None if they do not stand in a row
     "The layers of `body`, cut behind each layer that gives a map."
     if hasattr(body, 'return_layers'): layers, cuts = body.items(), body.return_layers
@@ -170,7 +171,7 @@ def level(self:Encoder, k:int, # Which level, from 0
     for layer in _steps(self.body)[k]: x = layer(x)
     return x.permute(0,3,1,2) if self.nhwc else x
 
-# %% ../../nbs/20_models.encoder.ipynb #d09b78a8
+# %% ../../nbs/20_models.encoder.ipynb #e7642bb0
 def forward_pair(enc:Encoder, # The encoder, shared by both dates
                  a:Tensor, # Date A [N,C,H,W]
                  b:Tensor, # Date B [N,C,H,W]

@@ -92,10 +92,12 @@ _UP   = [(rf'backbone\.(conv|bn){s+1}{k+1}d\.(.*)', rf'dec.{3-s}.blocks.{d-1-k}.
 fcsn_keys = rename_keys(*_DOWN, *_UP, (r'backbone\.conv11d\.(.*)', r'dec.3.last.\1'), *[(rf'backbone\.upconv{s+1}\.(.*)', rf'dec.{3-s}.up.\1') for s in range(4)],
                         (r'decode_head\.conv_seg\.(.*)', r'head.\1'))
 
-def _fc_recipe(params, gmacs, miou, f1):
-    return cd_recipe(native_stride=1, params=params, gmacs_512=gmacs, jl1_miou=miou, jl1_f1=f1, reference='Daudt, Le Saux, Boulch: Fully convolutional siamese networks for change detection. ICIP 2018')
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
+def _fc_recipe(params, gmacs, miou, f1, levir_f1, levir_iou):
+    return cd_recipe(native_stride=1, params=params, gmacs_512=gmacs, jl1_miou=miou, jl1_f1=f1, levir_f1=levir_f1, levir_iou=levir_iou,
+        reference='Daudt, Le Saux, Boulch: Fully convolutional siamese networks for change detection. ICIP 2018')
 
-@register_cd('fc_ef', _fc_recipe(1.353, 12.976, 57.08, 61.28), opencd_keys=fcsn_keys)
+@register_cd('fc_ef', _fc_recipe(1.353, 12.976, 57.08, 61.28, 85.84, 75.20), opencd_keys=fcsn_keys)
 def fc_ef(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
     in_chans:int=3, # Bands of one date
@@ -104,7 +106,7 @@ def fc_ef(
     "Early fusion."
     return FCSN('early', n_out, in_chans, drop)
 
-@register_cd('fc_siam_conc', _fc_recipe(1.548, 19.956, 63.79, 69.19), opencd_keys=fcsn_keys)
+@register_cd('fc_siam_conc', _fc_recipe(1.548, 19.956, 63.79, 69.19, 88.51, 79.39), opencd_keys=fcsn_keys)
 def fc_siam_conc(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
     in_chans:int=3, # Bands of one date
@@ -113,7 +115,7 @@ def fc_siam_conc(
     "Siamese, both dates' features in the skip connections."
     return FCSN('conc', n_out, in_chans, drop)
 
-@register_cd('fc_siam_diff', _fc_recipe(1.352, 17.540, 61.30, 66.34), opencd_keys=fcsn_keys)
+@register_cd('fc_siam_diff', _fc_recipe(1.352, 17.540, 61.30, 66.34, 87.31, 77.47), opencd_keys=fcsn_keys)
 def fc_siam_diff(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
     in_chans:int=3, # Bands of one date

@@ -114,7 +114,8 @@ hanet_keys = rename_keys((r'backbone\.conv0_0\.(.*)', r'stem.\1'), *[(rf'backbon
         (rf'backbone\.(row|col)_attention_{s+1}\.(query|key|value)_conv\.(.*)', rf'levels.{s}.\1.\2.\3'))],
     (r'backbone\.conv6\.(.*)', r'reduce.\1'), (r'decode_head\.conv_seg\.(.*)', r'head.\1'))
 
-@register_cd('hanet', cd_recipe(kd_weight=1e-3, params=3.028, params_unused=.418, gmacs_512=97.548, jl1_miou=63.64, jl1_f1=69.39,
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
+@register_cd('hanet', cd_recipe(kd_weight=1e-3, params=3.028, params_unused=.418, gmacs_512=97.548, jl1_miou=63.64, jl1_f1=69.39, levir_f1=90.89, levir_iou=83.29,
     reference='Han, Wu, Guo, Hu, Chen: HANet: a hierarchical attention network for change detection with bitemporal very-high-resolution remote sensing images. '
               'IEEE JSTARS 16, 2023'),
     opencd_keys=hanet_keys, ignored={f'backbone.c{k}_conv.*': 'a convolution that the published forward pass never calls' for k in (1,2,3,4)})

@@ -91,8 +91,9 @@ ifn_keys = rename_keys((r'backbone\.encoder2\.features\.(\d+)\.(.*)', r'enc.body
         *[(rf'backbone\.ca{k}\.fc{i}\.seq\.0\.(.*)', rf'levels.{5-k}.channels.fc{i}.\1') for i in (1,2) if k > 1],
         *[(rf'backbone\.o{k}_conv{j}\.(\d\..*)', rf'levels.{5-k}.blocks.{j-1}.\1') for j in (1,2,3)])])
 
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
 @register_cd('ifn', cd_recipe(loss='bce', aux_weight=1., n_out=1, threshold=.3, kd_weight=1e-4, pretrained='VGG16, ImageNet-1k (torchvision), frozen',
-    params=35.995, params_unused=.267, gmacs_512=316., jl1_miou=71.25, jl1_f1=77.33, reference='Zhang, Yue, Tapete, Jiang, Shangguan, Huang, Liu: '
+    params=35.995, params_unused=.267, gmacs_512=316., jl1_miou=71.25, jl1_f1=77.33, levir_f1=90.83, levir_iou=83.21, reference='Zhang, Yue, Tapete, Jiang, Shangguan, Huang, Liu: '
     'A deeply supervised image fusion network for change detection in high resolution bi-temporal remote sensing images. ISPRS J. Photogramm. Remote Sens. 166, 2020'),
     encoder='vgg16', opencd_keys=ifn_keys, ignored={'backbone.encoder1.*': 'the weights of encoder2 once more: one module under two names',
         'backbone.ca1.*': 'the published forward pass weights no channels at the coarsest level', 'backbone.bn_ca1.*': 'never called', 'backbone.bn_ca2.*': 'never called'})

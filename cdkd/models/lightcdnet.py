@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .decoder import conv_bn, init_classifier, like
 from .fusion import FUSIONS, fuse
-from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys
+from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys
 from .tinycd import interleave
 
 # %% ../../nbs/24m_models.lightcdnet.ipynb #b6bac35c
@@ -166,20 +166,21 @@ class LightCDNet(EarlyFusion):
         return CDOut(self.head(self.decoder(maps)), aux=(self.aux_head(maps[0]),))
 
 # %% ../../nbs/24m_models.lightcdnet.ipynb #1da398af
-pyramid_rules = [(r'neck\.lateral_convs\.(\d)\.conv\.(.*)', r'decoder.lateral.\1.\2'), (r'decode_head\.scale_heads\.(\d)\.0\.conv\.(.*)', r'decoder.project.\1.0.\2'),
-    (r'decode_head\.scale_heads\.(\d)\.0\.bn\.(.*)', r'decoder.project.\1.1.\2'), (r'decode_head\.conv_seg\.(.*)', r'head.\1')]   # shared with TinyCDv2
+pyramid_rules = [(r'neck\.lateral_convs\.(\d)\.conv\.(.*)', r'decoder.lateral.\1.\2'), *conv_bn_rules(r'decode_head\.scale_heads\.(\d)\.0', r'decoder.project.\1'),
+    (r'decode_head\.conv_seg\.(.*)', r'head.\1')]   # shared with TinyCDv2
 lightcdnet_keys = rename_keys(*pyramid_rules, (r'backbone\.conv1\.(.*)', r'stem.\1'), (r'neck\.fpn_convs\.(\d)\.conv\.(.*)', r'decoder.smooth.\1.\2'),
     (r'backbone\.fusion_conv\.stages\.0\.(.*)', r'fusion.refine.0.\1'), (r'backbone\.fusion_conv\.stages\.(\d+)\.branch2\.(.*)', r'fusion.refine.\1.branch.\2'),
     (r'backbone\.fusion_conv\.single_conv\.(.*)', r'fusion.narrow.\1'), (r'backbone\.fusion_conv\.time_attn\.(.*)', r'fusion.gate.\1'), (r'backbone\.fusion_conv\.final_conv\.(.*)', r'fusion.merge.\1'),
     (r'backbone\.stages\.(\d+)\.branch1\.(.*)', r'stages.\1.short.\2'), (r'backbone\.stages\.(\d+)\.branch2\.(.*)', r'stages.\1.branch.\2'),
     (r'backbone\.stages\.(\d+)\.cca\.(query|key|value)_conv\.(.*)', r'stages.\1.\2.\3'), (r'backbone\.stages\.(\d+)\.cca\.gamma\.scale', r'stages.\1.gamma'),
-    (r'auxiliary_head\.convs\.0\.conv\.(.*)', r'aux_head.0.0.\1'), (r'auxiliary_head\.convs\.0\.bn\.(.*)', r'aux_head.0.1.\1'), (r'auxiliary_head\.conv_seg\.(.*)', r'aux_head.1.\1'))
+    *conv_bn_rules(r'auxiliary_head\.convs\.0', 'aux_head.0'), (r'auxiliary_head\.conv_seg\.(.*)', r'aux_head.1.\1'))
 
 # %% ../../nbs/24m_models.lightcdnet.ipynb #c5c37b8c
 def _recipe(**kw): return cd_recipe(lr=3e-3, loss='ohem', aux_weight=.4, aux_loss='ce', native_stride=2,
     reference='Xing, Jiang, Xiang, Yan, Song, Mo: LightCDNet: lightweight change detection network based on VHR images. IEEE GRSL 20, 2023', **kw)
 _levir = lambda **kw: dict(_recipe(**kw), iters=40_000, crop=256)
 
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
 @register_cd('lightcdnet_s', _recipe(kd_weight=5e-3, params=.342, gmacs_512=6.995, jl1_miou=66.70, jl1_f1=72.46, levir_iou=82.77, levir_f1=90.57), opencd_keys=lightcdnet_keys)
 def lightcdnet_s(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CD_MODELS', 'CDOut', 'resize_logits', 'CDModel', 'eval_mode', 'window_starts', 'window_weight', 'window_logits',
-           'cd_recipe', 'CDEntry', 'register_cd', 'rename_keys', 'create_cd_model', 'list_cd_models', 'cd_model_info',
-           'WrappedCD', 'wrap_cd']
+           'cd_recipe', 'CDEntry', 'register_cd', 'rename_keys', 'conv_bn_rules', 'resnet_stem_rules',
+           'create_cd_model', 'list_cd_models', 'cd_model_info', 'WrappedCD', 'wrap_cd']
 
-# %% ../../nbs/23_models.registry.ipynb #1cab18ef
+# %% ../../nbs/23_models.registry.ipynb #e60d5370
 import copy, inspect, math, re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ..core import IMAGENET_MEAN, IMAGENET_STD, Registry, closest
 
-# %% ../../nbs/23_models.registry.ipynb #4ae039f4
+# %% ../../nbs/23_models.registry.ipynb #a0d1a6f8
 class CDOut(NamedTuple):
     "Everything one forward pass of a change model gives; no sigmoid or softmax in any of it."
     native  :Tensor             # Main logits [N,K,h,w], before the final resize; K is 1 or 2
@@ -36,11 +36,12 @@ def resize_logits(x:Tensor, # [N,K,h,w]
     "Bilinear resize with `align_corners=False`, the field's convention for logits; nothing happens where the size is right."
     return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
 
-# %% ../../nbs/23_models.registry.ipynb #7413d922
+# %% ../../nbs/23_models.registry.ipynb #99927163
 class CDModel(nn.Module):
     "A bi-temporal change model: `model(a, b)` are logits at input size; `model.outputs(a, b)` is everything, as a `CDOut`."
     name, cfg, args = 'custom', {}, {} # registry name; published recipe; arguments of `create_cd_model` that make it again
     unused = {}                        # parameter name (or wildcard) -> why no gradient reaches it
+    output = 'logits'                  # what `native` holds: 'logits', or the 'distance' between the dates (STANet)
     window, overlap = None, .5         # side or (height, width) of sliding windows in evaluation mode, and their overlap; None: the whole image
     def __init__(self, n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
                  in_chans:int=3, # Bands of one date
@@ -74,7 +75,7 @@ class CDModel(nn.Module):
         z = window_logits(lambda a, b: resize_logits(self.outputs(a, b).native, a.shape[-2:]), a, b, self.window, self.overlap, 'flat')
         return CDOut(z) if full else z
 
-# %% ../../nbs/23_models.registry.ipynb #4c87b010
+# %% ../../nbs/23_models.registry.ipynb #f646d0b4
 @patch
 def check_size(self:CDModel, h:int, # Height in pixels
                w:int, # Width in pixels
@@ -97,7 +98,7 @@ def check_pair(self:CDModel, a:Tensor, # Date A [N,C,H,W]
     if self.training and len(a) == 1 and math.ceil(a.shape[-2]/self.stride)*math.ceil(a.shape[-1]/self.stride) == 1: raise ValueError(
         f"batch norm cannot train {self.name} on one image of {a.shape[-2]}x{a.shape[-1]} pixels (its coarsest map is a single pixel): use batches of two or more, or larger crops")
 
-# %% ../../nbs/23_models.registry.ipynb #62b62d50
+# %% ../../nbs/23_models.registry.ipynb #c023a5ce
 @contextmanager
 def eval_mode(model:nn.Module # Any module
              ):
@@ -131,7 +132,7 @@ def clone(self:CDModel) -> CDModel: # An independent copy
     for p in new.parameters(): p.grad = None
     return new
 
-# %% ../../nbs/23_models.registry.ipynb #be6cd8e4
+# %% ../../nbs/23_models.registry.ipynb #537f8c2a
 def window_starts(length:int, # Side of the image in pixels
                   window:int, # Side of the window
                   step:int, # Distance between windows
@@ -140,7 +141,7 @@ def window_starts(length:int, # Side of the image in pixels
     if length<=window: return [0]
     return [*range(0, length-window, step), length-window]
 
-# %% ../../nbs/23_models.registry.ipynb #2c2d0111
+# %% ../../nbs/23_models.registry.ipynb #62448ddd
 def window_weight(h:int, w:int, # Size of the window
                   blend:str='linear', # 'linear' falls off towards the border, 'flat' is 1 everywhere
                  ) -> Tensor: # [h,w], in (0,1]
@@ -179,7 +180,7 @@ def window_logits(model:nn.Module, # `model(a, b)` gives logits [N,K,H,W]
                 if i==0: total[y:y+h,s:s+w] += weight
     return out/total
 
-# %% ../../nbs/23_models.registry.ipynb #4a5a6c0f
+# %% ../../nbs/23_models.registry.ipynb #cc833ee9
 def cd_recipe(
     lr:float=1e-3, # Peak learning rate
     wd:float=.05, # Weight decay of AdamW
@@ -203,7 +204,7 @@ def cd_recipe(
     shared = dict(betas=(.9,.999), bs=8, iters=200_000, warmup_iters=1000, sched='poly', power=1., mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return {**own, **shared, **kw}
 
-# %% ../../nbs/23_models.registry.ipynb #d42e972e
+# %% ../../nbs/23_models.registry.ipynb #5bfb6b8d
 CD_MODELS = Registry('change model')
 
 @lru_cache(maxsize=None)
@@ -237,7 +238,7 @@ def register_cd(name:str, # Name to create it by
         return make
     return _add
 
-# %% ../../nbs/23_models.registry.ipynb #560fd8ac
+# %% ../../nbs/23_models.registry.ipynb #51cda863
 def rename_keys(*rules # (regular expression for the whole key, replacement), the first that matches counts
                ) -> Callable: # `(state) -> state` with new names
     "A translation of state-dict keys; raises `KeyError` if two keys end up with one name."
@@ -251,7 +252,21 @@ def rename_keys(*rules # (regular expression for the whole key, replacement), th
         return new
     return _rename
 
-# %% ../../nbs/23_models.registry.ipynb #b2e0ff6b
+def conv_bn_rules(theirs:str, # Published name of the module as a regular expression, without the final dot: r'decode_head\.convs\.(\d)'
+                  ours:str, # Our name of it, with \1, \2 for the groups of `theirs`: r'mlp.project.\1'
+                  parts:tuple=('conv','bn'), # Published names of its parts, which we call 0, 1, ...
+                 ) -> list: # One rule for `rename_keys` per part
+    "Rules from a published convolution with norm to our `conv_bn`, whose parts have numbers."
+    n = re.compile(theirs).groups + 1
+    return [(rf'{theirs}\.{part}\.(.*)', rf'{ours}.{i}.\{n}') for i,part in enumerate(parts)]
+
+def resnet_stem_rules(theirs:str=r'backbone\.', # Prefix of the published encoder's keys as a regular expression without groups
+                      ours:str='enc.body.', # Prefix of ours
+                     ) -> list: # Rules for `rename_keys`
+    "Rules from a published ResNet with a stem of three convolutions (V1c, ResNeSt) to timm's; the stages have the same names."
+    return [(rf'{theirs}stem\.7\.(.*)', rf'{ours}bn1.\1'), (rf'{theirs}stem\.([0-6])\.(.*)', rf'{ours}conv1.\1.\2'), (rf'{theirs}(layer\d.*)', rf'{ours}\1')]
+
+# %% ../../nbs/23_models.registry.ipynb #112cc30a
 def _check_options(entry:CDEntry, kw:dict) -> None:
     "Raise `ValueError` for options that the entry's factory does not take."
     pars = inspect.signature(entry.make).parameters
@@ -286,10 +301,11 @@ def create_cd_model(name:str, # See `list_cd_models()`
 
 def _own_recipe(cfg:dict, n_out:int, in_chans:int) -> dict:
     "The recipe for other channels than published: the loss follows `n_out`; statistics of three bands say nothing about others."
-    cfg = dict(cfg, n_out=n_out)
+    changed, cfg = n_out != cfg['n_out'], dict(cfg, n_out=n_out)
     swap = {'bce': 'ce', 'bcl': 'ce'} if n_out == 2 else {'ce': 'bce', 'ohem': 'bce'}
     for k in ('loss','aux_loss'):
         if isinstance(cfg[k], str): cfg[k] = '+'.join(swap.get(t, t) for t in cfg[k].split('+'))
+    if changed: cfg['kd_weight'] = None    # the published weight belongs to logits of the published kind
     return cfg if in_chans == 3 else dict(cfg, mean=None, std=None)
 
 def list_cd_models(filter:str='*' # Wildcard, such as '*siam*'
@@ -297,7 +313,7 @@ def list_cd_models(filter:str='*' # Wildcard, such as '*siam*'
     "Names of registered models that match `filter`."
     return CD_MODELS.find(filter)
 
-# %% ../../nbs/23_models.registry.ipynb #e5d34035
+# %% ../../nbs/23_models.registry.ipynb #9847914a
 def cd_model_info(name:str # Registered name
                  ) -> dict: # name, encoder, n_out, params, min_size, native_stride, cfg, options
     "What is known about a registered model, with its parameters counted."
@@ -308,7 +324,7 @@ def cd_model_info(name:str # Registered name
     return dict(name=name, encoder=entry.encoder, n_out=entry.cfg['n_out'], params=params, min_size=min_size, native_stride=entry.cfg['native_stride'],
                 pretrained=entry.pretrained, options=options, cfg=dict(entry.cfg))
 
-# %% ../../nbs/23_models.registry.ipynb #ae4a79e5
+# %% ../../nbs/23_models.registry.ipynb #d8bb1d35
 class WrappedCD(CDModel):
     "A user's own network as a `CDModel`; made by `wrap_cd`."
     def __init__(self, net, call, main, **kw): super().__init__(**kw); self.net, self.call, self.main = net, call, main

@@ -77,7 +77,8 @@ class SNUNet(CDModel):
 snunet_keys = rename_keys((r'backbone\.conv(\d)_0\.(.*)', r'enc.\1.\2'), (r'backbone\.conv(\d_\d)\.(.*)', r'nodes.\1.\2'), (r'backbone\.Up(\d_\d)\.up\.(.*)', r'ups.\1.\2'),
     (r'backbone\.ca\.(.*)', r'ensemble.\1'), (r'backbone\.ca1\.(.*)', r'intra.\1'), (r'decode_head\.conv_seg\.(.*)', r'head.\1'))
 
-@register_cd('snunet_c16', cd_recipe(kd_weight=1e-4, params=3.012, gmacs_512=46.921, jl1_miou=68.97, jl1_f1=75.25,
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
+@register_cd('snunet_c16', cd_recipe(kd_weight=1e-4, params=3.012, gmacs_512=46.921, jl1_miou=68.97, jl1_f1=75.25, levir_f1=91.35, levir_iou=84.08,
     reference='Fang, Li, Shao, Li: SNUNet-CD: a densely connected siamese network for change detection of VHR images. IEEE GRSL 19, 2021'), opencd_keys=snunet_keys)
 def snunet_c16(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)

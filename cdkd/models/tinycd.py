@@ -100,7 +100,8 @@ def tinycd_keys(state:dict # Open-CD's or the authors' state dict
     stage = lambda k: f"enc.body.blocks.{int(k[0])-1}.{k[2:]}" if k[1:2] == '|' else k
     return {stage(k): v for k,v in _to_timm(state).items()}
 
-@register_cd('tinycd', cd_recipe(lr=0.00356799066427741, wd=0.009449677083344786, loss='bce', n_out=1, kd_weight=1e-5, pretrained='EfficientNet-B4, ImageNet-1k', params=.285, gmacs_512=5.791, jl1_miou=71.04, jl1_f1=77.74,
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
+@register_cd('tinycd', cd_recipe(lr=0.00356799066427741, wd=0.009449677083344786, loss='bce', n_out=1, kd_weight=1e-5, pretrained='EfficientNet-B4, ImageNet-1k', params=.285, gmacs_512=5.791, jl1_miou=71.04, jl1_f1=77.74, levir_f1=90.87, levir_iou=83.26,
     reference='Codegoni, Lombardi, Ferrari: TINYCD: a (not so) deep learning model for change detection. arXiv 2207.13159, 2022'), opencd_keys=tinycd_keys, pretrained=True)
 def tinycd(
     n_out:int=1, # Channels of the logits: 2 (softmax) or 1 (sigmoid)

@@ -14,7 +14,7 @@ from torch import nn, Tensor
 
 from .decoder import init_classifier, like
 from .lightcdnet import EarlyFusion, PyramidSum, TimeGate, pyramid_rules
-from .registry import CDOut, cd_recipe, register_cd, rename_keys
+from .registry import CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys
 
 # %% ../../nbs/24n_models.tinycd_v2.ipynb #75b7fd39
 def _conv(ni:int, nf:int, ks:int=1, stride:int=1, groups:int=1, act:bool=True) -> nn.Sequential:
@@ -114,21 +114,19 @@ class TinyCDv2(EarlyFusion):
         y = like(self.decoder(maps), d)
         return CDOut(self.head(y + y*self.prior(d).sigmoid()))
 
-# %% ../../nbs/24n_models.tinycd_v2.ipynb #ac691d95
-_NAMES = (('conv',0), ('bn',1))
+# %% ../../nbs/24n_models.tinycd_v2.ipynb #10746210
 tinycd_v2_keys = rename_keys(*pyramid_rules, (r'decode_head\.gen_diff_attn\.conv\.(.*)', r'prior.\1'), (r'backbone\.fusion_block\.pseudo_fusion\.(.*)', r'fusion.merge.\1'),
     *[(rf'backbone\.fusion_block\.stem\.(\d)\.interact\.{n}\.(.*)', rf'fusion.refine.\1.gate.mlp.{i}.\2') for n,i in (('fc_reduce',0), ('bn',1), ('fc_select',3))],
-    *[rule for n,i in _NAMES for rule in (
-        (rf'backbone\.conv1\.{n}\.(.*)', rf'stem.{i}.\1'), (rf'backbone\.fusion_block\.stem\.(\d)\.conv\.(\d)\.{n}\.(.*)', rf'fusion.refine.\1.widen.\2.{i}.\3'),
-        (rf'backbone\.fusion_block\.stem\.(\d)\.post_conv\.{n}\.(.*)', rf'fusion.refine.\1.narrow.{i}.\2'),
-        (rf'neck\.fpn_convs\.(\d)\.conv\.0\.{n}\.(.*)', rf'decoder.smooth.\1.widen.0.{i}.\2'), (rf'neck\.fpn_convs\.(\d)\.conv\.2\.{n}\.(.*)', rf'decoder.smooth.\1.narrow.{i}.\2'),
-        *[r for s in range(4) for r in ((rf'backbone\.layer{s+1}\.(\d)\.conv\.([01])\.{n}\.(.*)', rf'stages.{s}.\1.widen.\2.{i}.\3'), (rf'backbone\.layer{s+1}\.(\d)\.conv\.3\.{n}\.(.*)', rf'stages.{s}.\1.narrow.{i}.\2'))])],
+    *conv_bn_rules(r'backbone\.conv1', 'stem'), *conv_bn_rules(r'backbone\.fusion_block\.stem\.(\d)\.conv\.(\d)', r'fusion.refine.\1.widen.\2'),
+    *conv_bn_rules(r'backbone\.fusion_block\.stem\.(\d)\.post_conv', r'fusion.refine.\1.narrow'), *conv_bn_rules(r'neck\.fpn_convs\.(\d)\.conv\.0', r'decoder.smooth.\1.widen.0'), *conv_bn_rules(r'neck\.fpn_convs\.(\d)\.conv\.2', r'decoder.smooth.\1.narrow'),
+    *[rule for s in range(4) for theirs,ours in (('([01])', r'widen.\2'), ('3', 'narrow')) for rule in conv_bn_rules(rf'backbone\.layer{s+1}\.(\d)\.conv\.{theirs}', rf'stages.{s}.\1.{ours}')],
     *[(rf'backbone\.layer{s+1}\.(\d)\.{n}(.*)', rf'stages.{s}.\1.{ours}\2') for s in range(4) for n,ours in (('layer_scale','scale'), ('global_','look'), ('v','value'), ('proj','proj'), ('norm','norm'))])
 
 # %% ../../nbs/24n_models.tinycd_v2.ipynb #1df271e5
 def _recipe(**kw): return dict(cd_recipe(lr=3e-3, aug='changer', native_stride=2,
     reference='Open-CD: TinyCDv2: a lighter and stronger network for remote sensing change detection (code and table, configs/tinycd_v2; no paper)', **kw), iters=40_000, crop=256)
 
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
 @register_cd('tinycd_v2_b', _recipe(params=.116, gmacs_256=.58, levir_iou=83.41, levir_f1=90.95), opencd_keys=tinycd_v2_keys)
 def tinycd_v2_b(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .decoder import MLPDecoder, init_classifier
 from .encoder import _check_pretrained, _pull, pad_to_multiple
-from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_logits
+from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys, resize_logits
 
 # %% ../../nbs/24p_models.ttp.ipynb #b637241d
 class LoRALinear(nn.Module):
@@ -207,13 +207,15 @@ ttp_keys = rename_keys(*[(rf'backbone\.vision_encoder\.base_model\.model\.{p}', 
         (r'layers\.(\d+)\.ln([12])\.(.*)', r'enc.vit.blocks.\1.norm\2.\3'), (r'layers\.(\d+)\.ffn\.layers\.0\.0\.(.*)', r'enc.vit.blocks.\1.mlp.fc1.\2'), (r'layers\.(\d+)\.ffn\.layers\.1\.(.*)', r'enc.vit.blocks.\1.mlp.fc2.\2'),
         (r'layers\.(\d+)\.attn\.qkv\.(?:base_layer\.)?(weight|bias)', r'enc.vit.blocks.\1.attn.qkv.base.\2'), (r'layers\.(\d+)\.attn\.qkv\.lora_A\.default\.(.*)', r'enc.vit.blocks.\1.attn.qkv.lora_a.\2'),
         (r'layers\.(\d+)\.attn\.qkv\.lora_B\.default\.(.*)', r'enc.vit.blocks.\1.attn.qkv.lora_b.\2'), (r'layers\.(\d+)\.attn\.(.*)', r'enc.vit.blocks.\1.attn.\2'))],
-    (r'neck\.necks\.1\.(fpn[12].*)', r'fpn.\1'), *[(rf'neck\.necks\.1\.{k}_convs\.(\d)\.{n}\.(.*)', rf'fpn.{ours}.\1.{i}.\2') for k,ours in (('lateral','lateral'),('fpn','smooth')) for i,n in enumerate(('conv','ln'))],
-    *[(rf'decode_head\.convs\.(\d)\.{n}\.(.*)', rf'head.project.\1.{i}.\2') for i,n in enumerate(('conv','bn'))], *[(rf'decode_head\.fusion_conv\.{n}\.(.*)', rf'head.mix.{i}.\1') for i,n in enumerate(('conv','bn'))],
+    (r'neck\.necks\.1\.(fpn[12].*)', r'fpn.\1'), *[rule for theirs,ours in (('lateral','lateral'),('fpn','smooth')) for rule in conv_bn_rules(rf'neck\.necks\.1\.{theirs}_convs\.(\d)', rf'fpn.{ours}.\1', ('conv','ln'))],
+    *conv_bn_rules(r'decode_head\.convs\.(\d)', r'head.project.\1'), *conv_bn_rules(r'decode_head\.fusion_conv', 'head.mix'),
     (r'decode_head\.conv_seg\.(.*)', r'head.classify.\1'))
 
-@register_cd('ttp_vit-sam-l', cd_recipe(lr=4e-4, wd=.05, window=512, native_stride=4, kd_weight=5e-3, params=353.261, gmacs_512=908., jl1_miou=75.05, jl1_f1=80.76, pretrained='SAM ViT-L, SA-1B',
+# levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
+@register_cd('ttp_vit-sam-l', cd_recipe(lr=4e-4, wd=.05, window=512, native_stride=4, kd_weight=5e-3, params=353.261, gmacs_512=908., jl1_miou=75.05, jl1_f1=80.76, levir_f1=92.1, levir_iou=85.6,
+    pretrained='SAM ViT-L, SA-1B',
     reference='Chen et al.: Time travelling pixels: bitemporal features integration with foundation model for remote sensing image change detection. IGARSS 2024',
-    sched='cosine', epochs=300, iters=150_000, warmup_iters=2500), encoder='samvit_large_patch16', opencd_keys=ttp_keys)
+    sched='cosine', epochs=300, iters=150_000, warmup_iters=2500, warmup_factor=1e-4), encoder='samvit_large_patch16', opencd_keys=ttp_keys)
 def ttp_vit_sam_l(
     encoder:str='samvit_large_patch16', # A SAM ViT of timm
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
