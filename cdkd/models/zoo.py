@@ -41,6 +41,6 @@ def zoo_table(filter:str='*', # Wildcard
         with torch.device('meta'): m = create_cd_model(n)
         c, params = m.cfg, {p: p.numel() for p in m.parameters()}
         rows.append(dict(model=n, encoder=m.args.get('encoder', 'own'), params_M=sum(params.values())/1e6, trainable_M=sum(k for p,k in params.items() if p.requires_grad)/1e6, gmacs=cd_gmacs(m, max(size, m.min_size)),
-                         native_stride=c['native_stride'], n_out=m.n_out, kd_weight=c['kd_weight'], jl1_mIoU=c.get('jl1_miou'), jl1_F1=c.get('jl1_f1'),
+                         native_stride=c['native_stride'], n_out=m.n_out, kd_weight=c['kd_weight'], jl1_mIoU=c.get('jl1_miou'), jl1_F1=c.get('jl1_f1'), levir_IoU=c.get('levir_iou'), levir_F1=c.get('levir_f1'),
                          loss=c['loss'], aux=c['aux_weight'], lr=c['lr'], wd=c['wd'], aug=c['aug'], window=c['window'], threshold=m.threshold, min_size=m.min_size))
     return pd.DataFrame(rows).set_index('model')
