@@ -7,8 +7,8 @@ __all__ = ['CARD_FACTS', 'MTKD_REPO', 'MTKD_STAGES', 'MTKD_MODELS', 'split_hash'
            'folder_model', 'pick_file', 'HubListing', 'list_hub_files', 'hub_record', 'verify_pull', 'pull_file',
            'cd_from_pretrained', 'cd_pretrained_table']
 
-# %% ../nbs/53_hub.ipynb #b6fb3d6e
-import hashlib, json, re, warnings
+# %% ../nbs/53_hub.ipynb #4e884ff4
+import errno, hashlib, json, re, warnings
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -21,13 +21,13 @@ from .core import closest
 from .data.load import cache_dir
 from .data.spec import CD_SPECS
 from .evaluate import size_note, summarise
-from .io import content_hash, load_json, load_state, match_state, save_json, settings_diff, weights_meta
+from .io import atomic_write, content_hash, load_json, save_json, saved_args, weights_meta
 from .metrics import SCORES
-from .models.registry import CDModel, create_cd_model, list_cd_models
-from .predict import load_cd_model, save_cd_model
+from .models.registry import CDModel, list_cd_models
+from .predict import rebuild_cd_model, save_cd_model
 from .runs import environment
 
-# %% ../nbs/53_hub.ipynb #6268a631
+# %% ../nbs/53_hub.ipynb #2ffe4816
 def split_hash(pairs:pd.DataFrame # Pair table with columns `split` and `name`
               ) -> str: # 16 hexadecimal digits
     "A fingerprint of which pair is in which split, whatever the order of the rows and wherever the files lie."
@@ -42,24 +42,24 @@ def data_facts(dls # From `cd_dls`
     if note.exists(): known['data_revision'] = load_json(note).get('revision')
     return {k:v for k,v in dict(known, pairs=p['split'].value_counts(sort=False).to_dict(), split_hash=split_hash(p), images=size_note(dls)).items() if v}
 
-# %% ../nbs/53_hub.ipynb #4d08fd0a
+# %% ../nbs/53_hub.ipynb #c466d359
 def _md(head:Sequence, rows) -> str: # A Markdown table; what would break it is masked
     cell = lambda x: re.sub(r'\s+', ' ', str(x)).replace('|', '\\|')
     return '\n'.join(f"| {' | '.join(map(cell, r))} |" for r in [head, ['---']*len(head), *rows])
 
 def _scores_md(scores) -> str:
     "Scores as Markdown: a table of `evaluate` (or its records) in percent, or a dictionary as it is."
-    if isinstance(scores, Mapping): return _md(('score', 'value'), scores.items())
+    if isinstance(scores, Mapping): return _md(('score', 'value'), ((k, '-' if v is None or v != v else v) for k,v in scores.items()))
     t = pd.DataFrame(scores)
     for c in ('model','split'):
         if c in t and t[c].nunique() > 1: raise ValueError(f"a card is about one {c}, the scores are those of {', '.join(map(str, t[c].unique()))}: give the rows of one")
     t, cols, seeds = summarise(t if 'seed' in t else t.assign(seed=0)), [c for c in SCORES if c in t], t['seed'].nunique() if 'seed' in t else 0
-    def cell(r, c): return '-' if r[c] != r[c] else f'{100*r[c]:.1f}' + ('' if r[f'{c}_sd'] != r[f'{c}_sd'] else f" ± {100*r[f'{c}_sd']:.1f}")
+    def cell(r, c): return '-' if r[c] is None or r[c] != r[c] else f'{100*r[c]:.1f}' + ('' if r[f'{c}_sd'] != r[f'{c}_sd'] else f" ± {100*r[f'{c}_sd']:.1f}")
     name = lambda r: r['bin'] if r['bins'] == 'all' else f"{r['bins']}: {r['bin']}" + (f" ({r['range']})" if r.get('range') else '')
     note = ', '.join(filter(None, [f"split {t['split'][0]}" if 'split' in t else '', f"images {t['size_note'][0]}" if 'size_note' in t else '', f"{seeds} training seed{'s' if seeds > 1 else ''}" if seeds else '']))
     return _md(('protocol', 'bin', 'n', *cols), ((r['protocol'], name(r), r['n'], *(cell(r, c) for c in cols)) for _, r in t.iterrows())) + f'\n\nPercent{"; " if note else ""}{note}.'
 
-# %% ../nbs/53_hub.ipynb #9c9b8bf9
+# %% ../nbs/53_hub.ipynb #80f479f8
 CARD_FACTS = dict(data='Data', data_revision='Revision of the data', pairs='Pairs', split_hash='Hash of the split', images='Images', seed='Seed', protocol='Protocol', start='Started from', distillation='Distillation',
                   hardware='Hardware', date='Date', notes='Notes') # fact -> label, in the card's order; other facts follow under their own names
 _ALWAYS, _PLACED, _UNKNOWN = ('data','split_hash','seed','protocol'), ('scores','versions','licence','cite','data_licence','data_cite','data_id'), 'not recorded'
@@ -70,8 +70,10 @@ def _value(v) -> str: return ', '.join(f'{k} {x}' for k,x in v.items()) if isins
 def _started(model) -> dict:
     "Which weights a model began with, as far as it knows: those of a pull, and those of pretrained encoders."
     src = getattr(model, 'source', None)
+    def told(s): # of a local file the name only: cards are public
+        return s if isinstance(s, str) else (f"{s['repo']} {s['file']} @ {s['revision']}" if s.get('repo') else f"a file {PurePosixPath(s['file']).name}") + (f" (SHA-256 {s['sha256'][:16]}...)" if s.get('sha256') else '')
     enc = sorted({w for m in model.modules() if isinstance(w := getattr(m, 'weights', None), str)})
-    said = [(f"{src['repo']} {src['file']} @ {src['revision']}" if src['repo'] else f"a file {PurePosixPath(src['file']).name}") + f" (SHA-256 {src['sha256'][:16]}...)"] if src else [] # of a local file the name only: cards are public
+    said = [told(src)] if src else []
     return dict(start='; '.join(said + [f'encoder {w}' for w in enc])) if said or enc else {}
 
 def _model_rows(model):
@@ -86,7 +88,7 @@ def _model_rows(model):
     rule = 'by `model.prob`' if type(model).prob is not CDModel.prob else 'sigmoid' if model.n_out == 1 else 'softmax'
     yield 'Output', f"{model.n_out} channel{'s'*(model.n_out > 1)} of logits; probability {rule}, changed above {model.threshold:g}"
 
-# %% ../nbs/53_hub.ipynb #49dbf428
+# %% ../nbs/53_hub.ipynb #12617c89
 def card_text(model:CDModel, # Made by `create_cd_model`
               facts:Mapping|None=None, # See `CARD_FACTS`, and scores, versions, licence, cite, data_licence, data_cite
               where:str='path/to/this/folder', # Repository id or folder, for the example
@@ -105,7 +107,7 @@ def card_text(model:CDModel, # Made by `create_cd_model`
         '## How to cite', '\n\n'.join(f'{k}: {v}' if '\n' not in str(v) else f'{k}:\n```\n{v}\n```' for k,v in ((k, v or _UNKNOWN) for k,v in cite))]
     return '\n\n'.join(parts) + '\n'
 
-# %% ../nbs/53_hub.ipynb #777d80fa
+# %% ../nbs/53_hub.ipynb #9e86de59
 def file_sha256(path:str|Path # A file
                ) -> str: # 64 hexadecimal digits
     "SHA-256 of a file, read in pieces."
@@ -114,21 +116,27 @@ def file_sha256(path:str|Path # A file
         while part := f.read(1 << 22): h.update(part)
     return h.hexdigest()
 
-# %% ../nbs/53_hub.ipynb #7c35bfe0
+# %% ../nbs/53_hub.ipynb #225350f3
 def _plain_facts(facts:Mapping|None) -> dict:
-    "Facts as JSON can hold them; tables become records."
+    "Facts as JSON can hold them; tables become records, and what is not a number (a score of an empty bin) nothing."
     f = {k: json.loads(v.to_json(orient='records')) if isinstance(v, pd.DataFrame) else v for k,v in (facts or {}).items() if v is not None}
     for k,v in f.items():
-        try: json.dumps(v)
+        try: f[k] = json.loads(json.dumps(v), parse_constant=lambda _: None)
         except TypeError as e: raise ValueError(f"the fact {k!r} cannot be written as JSON ({e}): use numbers, text, lists, dictionaries, or a table") from e
     return f
 
 def _config(model:CDModel, facts:Mapping|None) -> dict: # config.json but for the weights
     if not getattr(model, 'args', {}).get('name'): raise ValueError(f"{getattr(model, 'name', type(model).__name__)!r} was not made by create_cd_model, so nobody could make it again from its files: share its code, "
         "and its weights with cdkd.io.save_weights(path, model)")
-    return dict(library='cdkd', format=1, name=model.args['name'], args=model.args, cfg=model.cfg, threshold=float(model.threshold), facts=_plain_facts(dict(_started(model), **(facts or {}))))
+    return dict(library='cdkd', format=1, name=model.args['name'], args=saved_args(model.args), cfg=model.cfg, threshold=float(model.threshold), window=model.window, overlap=model.overlap,
+                facts=_plain_facts({**_inherited(model, facts), **_started(model), **(facts or {})}))
 
-# %% ../nbs/53_hub.ipynb #1b47d4bf
+def _inherited(model:CDModel, facts:Mapping|None) -> dict:
+    "What holds on for a model that was pulled and is saved again: licence, citation and data, unless new data are named."
+    old = getattr(model, 'facts', None) or {}
+    return {k: old[k] for k in ('licence','cite', *(() if 'data' in (facts or {}) else ('data','data_revision','data_licence','data_cite','data_id'))) if k in old}
+
+# %% ../nbs/53_hub.ipynb #e639dfc0
 def _hf(): # The client, imported where it is needed
     try: import huggingface_hub; return huggingface_hub
     except ImportError: raise ImportError("models are saved for the Hub and pulled from it with huggingface_hub: pip install huggingface_hub") from None
@@ -147,7 +155,7 @@ def _hub_class():
             return hf.ModelCard('---\n' + '\n'.join(f'{k}: {json.dumps(v)}' for k,v in data.items()) + '\n---\n\n' + card_text(self.model, f, self.where, self.sub))
     return HubCD
 
-# %% ../nbs/53_hub.ipynb #7879d451
+# %% ../nbs/53_hub.ipynb #3381bf85
 _LICENCES = {*'apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-sa-4.0 cc-by-nc-nd-4.0 gpl-3.0 lgpl-3.0 agpl-3.0 openrail'.split()} # names the Hub accepts
 def _licence(text:str|None) -> dict: # Entries of the metadata block
     if not text: return {}
@@ -169,9 +177,7 @@ def save_pretrained(self:CDModel, folder:str|Path, # Where to
     hub.save_pretrained(folder)
     return Path(folder)
 
-# %% ../nbs/53_hub.ipynb #f35beb4c
-def _tuples(v): return tuple(map(_tuples, v)) if isinstance(v, (list,tuple)) else v # JSON has lists only
-
+# %% ../nbs/53_hub.ipynb #fa003380
 def _check_digest(file:Path, wants, remedy:str, have:str|None=None) -> str: # SHA-256 of the file
     "Raise `ValueError` unless the SHA-256 of `file` is each that is given in `wants`: (who says so, digest or None)."
     have = have or file_sha256(file)
@@ -179,33 +185,48 @@ def _check_digest(file:Path, wants, remedy:str, have:str|None=None) -> str: # SH
         if want and have != want.lower(): raise ValueError(f"{file} is not the file it should be: its SHA-256 is {have[:16]}..., {who} {want[:16]}... ({file.stat().st_size:,} bytes here). It was cut off or altered and is not loaded. {remedy}")
     return have
 
-# %% ../nbs/53_hub.ipynb #5f66ef3d
-def _rebuild(config:dict, file:Path) -> CDModel:
-    "The model of a config.json, with the weights of `file`."
-    import cdkd.models.zoo # where the families register themselves
-    model = create_cd_model(**dict({k:_tuples(v) for k,v in config['args'].items()}, pretrained=False))
-    match_state(model, load_state(file))
-    differs = {k:_tuples(v) for k,v in config['cfg'].items() if settings_diff({k:v}, {k:model.cfg.get(k)})}
-    model.cfg, model.threshold = dict(model.cfg, **differs), config['threshold']
+# %% ../nbs/53_hub.ipynb #b8fa55c7
+def _checked_config(about:Mapping, file:Path) -> dict:
+    "A config.json of cdkd that says all it has to; raises `ValueError` otherwise."
+    args, weights, facts = about.get('args'), about.get('weights'), about.get('facts', {})
+    sha, name = weights.get('sha256') if isinstance(weights, Mapping) else None, args.get('name') if isinstance(args, Mapping) else None
+    if about.get('format') != 1: raise ValueError(f"{file} is of format {str(about.get('format'))[:20]!r}, this cdkd reads format 1: pip install -U cdkd")
+    if not (isinstance(sha, str) and re.fullmatch('[0-9a-fA-F]{64}', sha)): raise ValueError(f"{file} does not say the SHA-256 of its weights: save the model again")
+    if not isinstance(name, str) or name != about.get('name'): raise ValueError(f"{file} names two models, {str(about.get('name'))[:60]!r} and {str(name)[:60]!r}: save the model again")
+    if not isinstance(facts, Mapping): raise ValueError(f"{file} holds a {type(facts).__name__} where its facts belong: save the model again")
+    return dict(about, facts=facts)
+
+# %% ../nbs/53_hub.ipynb #9287859d
+def _open(file:Path, digest:str, config:Path|None, name:str|None, guess:str|None, remedy:str, strict:bool=True, **kw) -> CDModel:
+    "A model from files that are there: ours with its configuration, ours alone, or an Open-CD checkpoint, recognised by its keys unless `name` says which model it is; if they tell nothing, its folder lets us `guess`."
+    about, says = load_json(config) if config else None, config
+    if isinstance(about, Mapping) and about.get('library') == 'cdkd': about = _checked_config(about, config)
+    else: about, says = _header(file, remedy).get('cd_model') if file.suffix == '.safetensors' else None, file
+    if about is None: model = _open_opencd(file, name, guess, strict, **kw)
+    else:
+        its = about.get('args', {}).get('name') if isinstance(about, Mapping) and isinstance(about.get('args', {}), Mapping) else None
+        if name and its and name != its: raise ValueError(f"{says} says that this is {its!r}, not {name!r}: leave name=... out")
+        if odd := kw.keys() - {'verbose'}: raise ValueError(f"{says} says how its model is built: leave {', '.join(sorted(odd))} out, which is for files of Open-CD")
+        if says is config: _check_digest(file, [('config.json says', about['weights']['sha256'])], remedy, digest)
+        model = rebuild_cd_model(about, file, says)
+        model.facts = about.get('facts', {})
+    if guess and not name and guess != model.name: warnings.warn(f"{file} lies in a folder of {guess!r} but is a {model.name!r}; name={model.name!r} says that you know")
     return model
 
-# %% ../nbs/53_hub.ipynb #3632ae84
-def _open(file:Path, digest:str, config:Path|None, name:str|None, guess:str|None, remedy:str, strict:bool=True) -> CDModel:
-    "A model from files that are there: ours with its configuration, ours alone, or an Open-CD checkpoint, recognised by its keys unless `name` says which model it is (or, not `strict`, its folder lets us `guess`)."
-    about = load_json(config) if config else {}
-    if about.get('library') == 'cdkd':
-        if name and name != about['name']: raise ValueError(f"{config} says that this is {about['name']!r}, not {name!r}: leave name=... out")
-        _check_digest(file, [('config.json says', about['weights']['sha256'])], remedy, digest)
-        return _rebuild(about, file)
-    if file.suffix == '.safetensors' and 'cd_model' in _header(file, remedy): return load_cd_model(file)
+def _open_opencd(file, name, guess, strict, **kw):
+    "An Open-CD file under the name that is said, recognised, or guessed."
     from cdkd.interop import from_opencd
-    return from_opencd(file, name or (None if strict else guess), strict=strict)
+    try: return from_opencd(file, name, strict=strict, **kw)
+    except ValueError as e:
+        if name or not guess or 'of no published configuration' not in str(e): raise
+        try: return from_opencd(file, guess, strict=strict, **kw)
+        except (KeyError, ValueError) as e2: raise ValueError(f"{e} (Its folder says {guess!r}, but then {e2.args[0]})") from None
 
 def _header(file, remedy):
     try: return weights_meta(file)
-    except Exception as e: raise ValueError(f"{file} is damaged or not a safetensors file ({e}). {remedy}") from e
+    except ValueError as e: raise ValueError(f"{str(e).split('; ')[0]}. {remedy}") from e
 
-# %% ../nbs/53_hub.ipynb #616ab1c7
+# %% ../nbs/53_hub.ipynb #105886be
 MTKD_REPO, MTKD_STAGES = 'circleLZY/MTKD', dict(initial='origin', small='teacher: small changes', medium='teacher: medium changes', large='teacher: large changes', distill='student')
 MTKD_MODELS = {**{f'BAN-vit-{e}-mit-b2': f'ban_vit-{e}_mit-b2' for e in ('b16-clip','b16-in21k','l14-clip')}, 'BIT':'bit_r18', 'CGNet':'cgnet', **{f'ChangeFormer-mit-b{i}': f'changeformer_mit-b{i}' for i in (0,1)},
     **{f'Changer-{e}': f'changer_ex_{e}' for e in ('mit-b0','mit-b1','r18','s50')}, 'ChangeStar-farseg':'changestar_farseg_1x96', 'ChangeStar-upernet':'changestar_upernet_1x96', 'FC-EF':'fc_ef', 'FC-Siam-Conc':'fc_siam_conc',
@@ -215,7 +236,7 @@ def _norm(s): return re.sub(r'[^a-z0-9]', '', s.lower())
 _BY_FOLDER = {_norm(k):v for k,v in MTKD_MODELS.items()}
 def _canon(path): return tuple(_norm(_BY_FOLDER.get(_norm(p), p)) for p in PurePosixPath(path).parts)
 
-# %% ../nbs/53_hub.ipynb #948002ec
+# %% ../nbs/53_hub.ipynb #147a95aa
 def folder_model(path:str # Of a weights file
                 ) -> str|None: # Registered name
     "Which model a file's two nearest folders name, by the authors' name or the registered one; None if neither does."
@@ -232,7 +253,7 @@ def _best(files):
     if not best: raise FileNotFoundError(f"several weights files and none is the best by name, say which: {', '.join(sorted(files)[:12])}")
     return max(best)[2]
 
-# %% ../nbs/53_hub.ipynb #40951f48
+# %% ../nbs/53_hub.ipynb #97e8c2e4
 def pick_file(files:Sequence[str], # Paths in a repository or folder
               sub:str|None=None, # Folder or file in it
              ) -> str: # One of `files`
@@ -250,23 +271,28 @@ def pick_file(files:Sequence[str], # Paths in a repository or folder
     if not here and len(folders) > 1: raise FileNotFoundError(f"{sub or 'the top'} holds several models, say which: {', '.join(folders[:12])}{', ...' if len(folders) > 12 else ''}")
     return _best(here or below)
 
-# %% ../nbs/53_hub.ipynb #8e1e661a
+# %% ../nbs/53_hub.ipynb #e5624e5d
 class HubListing(NamedTuple):
     "What a repository holds at one commit."
     files:dict         # path -> {'size', 'sha256' (large files), 'sha1' (small files, of git)}; empty facts if they come from the cache
     commit:str         # Full commit hash
     online:bool        # False: this is what the cache holds
+    why:str=''         # Why the Hub was not asked
 
-def _cached_listing(repo:str, revision:str|None, folder) -> HubListing|None:
-    "What the cache of huggingface_hub holds of a revision."
+def _cache_of(repo:str, folder) -> Path:
+    "The folder of a repository in the cache of huggingface_hub."
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
-    root = Path(folder or constants.HF_HUB_CACHE)/repo_folder_name(repo_id=repo, repo_type='model')
+    return Path(folder or constants.HF_HUB_CACHE)/repo_folder_name(repo_id=repo, repo_type='model')
+
+def _cached_listing(repo:str, revision:str|None, folder, why:str='') -> HubListing|None:
+    "What the cache of huggingface_hub holds of a revision."
+    root = _cache_of(repo, folder)
     ref = root/'refs'/(revision or 'main'); commit = ref.read_text().strip() if ref.is_file() else revision or ''
     snap = root/'snapshots'/commit
-    return HubListing({p.relative_to(snap).as_posix(): {} for p in sorted(snap.rglob('*')) if p.is_file()}, commit, False) if commit and snap.is_dir() else None
+    return HubListing({p.relative_to(snap).as_posix(): {} for p in sorted(snap.rglob('*')) if p.is_file()}, commit, False, why) if commit and snap.is_dir() else None
 
-# %% ../nbs/53_hub.ipynb #ca4c68ed
+# %% ../nbs/53_hub.ipynb #d1682416
 def list_hub_files(repo:str, # Repository id
                    revision:str|None=None, # Branch, tag or commit; None: the main branch
                    token:str|bool|None=None, # None: the one of `hf auth login`, if any
@@ -285,19 +311,22 @@ def list_hub_files(repo:str, # Repository id
     except Exception as e:
         problem = _explained(e, repo, revision)
         if not isinstance(problem, ConnectionError): raise problem from (None if problem is e else e)
-    got = _cached_listing(repo, revision, cache_dir)
-    if got is None: raise problem or _not_cached(repo, revision)
+    why = 'HF_HUB_OFFLINE is set' if _offline() else 'local_files_only=True' if local_files_only else 'the Hub did not answer'
+    got = _cached_listing(repo, revision, cache_dir, why)
+    if got is None: raise problem or _not_cached(repo, revision, why)
     if problem and not _offline(): warnings.warn(f"{problem}\nGoing on with what the cache holds of commit {got.commit[:8]}.")
     return got
 
-# %% ../nbs/53_hub.ipynb #74ae7e5b
+# %% ../nbs/53_hub.ipynb #32ff83b4
 def _offline() -> bool:
     from huggingface_hub import constants
     return constants.HF_HUB_OFFLINE
 
-def _not_cached(repo, revision, what='') -> Exception:
-    return ConnectionError(f"{what + ' of ' if what else ''}{repo} ({revision or 'main'}) is not in the cache, and the Hub may not be asked ({'HF_HUB_OFFLINE is set' if _offline() else 'local_files_only=True'}). Pull it once "
+def _not_cached(repo, revision, why, what='') -> Exception:
+    return ConnectionError(f"{what + ' of ' if what else ''}{repo} ({revision or 'main'}) is not in the cache, and the Hub cannot be asked ({why}). Pull it once "
                            "where there is a network and copy that cache here (HF_HOME), or give a folder with the files")
+
+_LOCAL = {errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT} # what goes wrong on this machine
 
 def _explained(e:Exception, repo:str, revision:str|None=None, doing:str='pull from') -> Exception:
     "A failure of the Hub's client as one that says how to go on."
@@ -311,11 +340,13 @@ def _explained(e:Exception, repo:str, revision:str|None=None, doing:str='pull fr
     if isinstance(e, E.RepositoryNotFoundError): return FileNotFoundError(f"there is no repository {repo!r} on the Hub (and no such folder here), or it is private: check the name, or {login}")
     if status in (401, 403) or 'LocalToken' in type(e).__name__: return PermissionError(f"the Hub does not let you {doing} {repo}: {login} {said}")
     if isinstance(e, E.EntryNotFoundError) and not isinstance(e, E.LocalEntryNotFoundError): return FileNotFoundError(f"{repo} no longer has this file {said}: call again, or pin revision='<commit>'")
+    if isinstance(e, json.JSONDecodeError): return ConnectionError(f"what answered for {repo} is not the Hub: perhaps the login page of a network, or a proxy. Open a page in a browser, then call again")
     if isinstance(e, (ValueError, TypeError, KeyError, ImportError)) and status is None: return e # not the Hub's doing
-    if _offline(): return _not_cached(repo, revision)
+    if isinstance(e, OSError) and e.errno in _LOCAL: return OSError(e.errno, f"the cache cannot be used: {e.strerror} ({e.filename}). Name another folder with cache_dir=... or HF_HOME, or make room")
+    if _offline(): return _not_cached(repo, revision, 'HF_HUB_OFFLINE is set')
     return ConnectionError(f"could not {doing} {repo} {said}. Check the network and call again (a file that came through whole is kept), set HF_ENDPOINT to a mirror, or fetch the files by hand and give their folder")
 
-# %% ../nbs/53_hub.ipynb #de843ea8
+# %% ../nbs/53_hub.ipynb #fe2f7942
 def hub_record() -> Path: # `hub_sha256.json` in `cache_dir()`
     "Where the SHA-256 of every pulled file is kept."
     return cache_dir()/'hub_sha256.json'
@@ -324,7 +355,7 @@ def _git_sha1(file:Path) -> str: # What git calls a file of this content
     data = Path(file).read_bytes()
     return hashlib.sha1(f'blob {len(data)}\0'.encode() + data).hexdigest()
 
-# %% ../nbs/53_hub.ipynb #14cb1c46
+# %% ../nbs/53_hub.ipynb #b3e8381e
 def verify_pull(file:Path, # A file of the cache
                 key:str, # 'repository@commit/path'
                 listed:Mapping|None=None, # What the Hub says about it: sha256, sha1
@@ -332,14 +363,16 @@ def verify_pull(file:Path, # A file of the cache
                ) -> str: # Its SHA-256
     "Compare a pulled file with its listing, the record and your own word, and record it if it is new; raises `ValueError` if anything disagrees."
     listed, book = listed or {}, hub_record()
-    known = (load_json(book) if book.exists() else {}).get(key, {})
+    pages = load_json(book) if book.exists() else {}
+    if not isinstance(pages, dict): raise ValueError(f"{book} is not the record it should be; delete it and let it be made again")
+    known = pages.get(key, {})
     again = f"Fetch it again: cd_from_pretrained(..., force_download=True). If that is refused too, the source is not to be trusted" + (f"; if you know better, delete {key!r} from {book}" if known else '')
     have = _check_digest(file, [('the repository lists', listed.get('sha256')), ('you asked for', sha256), (f"on {known.get('pulled', '')[:10]} it was", known.get('sha256'))], again)
     if listed.get('sha1') and _git_sha1(file) != listed['sha1']: raise ValueError(f"{file} is not the file that the repository lists (git says {listed['sha1'][:12]}...). {again}")
-    if not known: save_json(book, {**(load_json(book) if book.exists() else {}), key: dict(sha256=have, size=Path(file).stat().st_size, pulled=datetime.now(timezone.utc).isoformat(timespec='seconds'))})
+    if not known: save_json(book, {**pages, key: dict(sha256=have, size=Path(file).stat().st_size, pulled=datetime.now(timezone.utc).isoformat(timespec='seconds'))})
     return have
 
-# %% ../nbs/53_hub.ipynb #4085ff87
+# %% ../nbs/53_hub.ipynb #b48045f1
 def pull_file(repo:str, # Repository id
               path:str, # File in it
               listing:HubListing, # From `list_hub_files`
@@ -348,34 +381,40 @@ def pull_file(repo:str, # Repository id
               force_download:bool=False, # Fetch it even if the cache has it
               **kw, # token, cache_dir, endpoint
              ) -> tuple[Path, str]: # Local file, its SHA-256
-    "Pull one file of a listing, or find it in the cache, and verify it; a broken transfer is tried three times."
-    rev, force = (revision or 'main', force_download) if listing.online else (listing.commit, False)
-    for left in (2, 1, 0): # new clients resume within a call, older ones in the next
-        try: file = Path(_hf().hf_hub_download(repo, path, revision=rev, force_download=force, local_files_only=not listing.online, **kw)); break
-        except Exception as e:
-            problem = _explained(e, repo, revision)
-            if not (left and listing.online and isinstance(problem, ConnectionError)): raise problem from (None if problem is e else e)
-    commit = file.parts[-len(PurePosixPath(path).parts)-1] # the cache keeps snapshots/<commit>/<path>
-    return file, verify_pull(file, f'{repo}@{commit}/{path}', listing.files.get(path), sha256)
+    "Pull one file of a listing at the listing's commit, or find it in the cache, and verify it; the client takes a broken transfer up where it stopped."
+    try: file = Path(_hf().hf_hub_download(repo, path, revision=listing.commit, force_download=force_download and listing.online, local_files_only=not listing.online, **kw))
+    except Exception as e: problem = _explained(e, repo, revision); raise problem from (None if problem is e else e)
+    if listing.online: _keep_ref(_cache_of(repo, kw.get('cache_dir')), revision or 'main', listing.commit)
+    return file, verify_pull(file, f'{repo}@{listing.commit}/{path}', listing.files.get(path), sha256)
 
-# %% ../nbs/53_hub.ipynb #4ebb843f
+def _keep_ref(root:Path, revision:str, commit:str) -> None:
+    "Note in the cache which commit a branch or tag stood for, as the client does when it is asked for the branch: offline it is found by its name."
+    if revision == commit or '..' in PurePosixPath(revision).parts or revision.startswith('/'): return
+    with atomic_write(root/'refs'/revision) as p: p.write_text(commit)
+
+# %% ../nbs/53_hub.ipynb #d4a63201
 def _find_local(here:Path, sub:str|None) -> tuple[str, Path, Path|None]: # (for messages, weights, configuration)
-    if not here.exists(): raise FileNotFoundError(f"no file or folder {here}, and {str(here)!r} is not a repository id, which looks like 'owner/name'")
+    if not here.exists(): raise FileNotFoundError(f"no file or folder {here}, and {str(here)!r} is not a repository id, which looks like 'owner/name'{_meant(str(here))}")
     if here.is_file() and sub: raise ValueError(f"{here} is a file, so there is no {sub!r} in it: leave `sub` out, or give the folder")
     if here.is_file(): file = here
     else:
         try: file = here/pick_file([p.relative_to(here).as_posix() for p in here.rglob('*') if p.suffix in _SUFFIXES and not any(q.startswith('.') for q in p.relative_to(here).parts)], sub)
         except FileNotFoundError as e: raise FileNotFoundError(f"{here}: {e}") from None
     config = file.with_name('config.json')
-    return '/'.join(file.resolve().parts[-3:]), file, config if file.name == 'model.safetensors' and config.exists() else None
+    return '/'.join(file.absolute().parts[-3:]), file, config if file.name == 'model.safetensors' and config.exists() else None
+
+def _meant(source:str) -> str:
+    "A hint for an address of the Hub, or a path in a repository, in one piece."
+    m = re.fullmatch(r'(?:https?:/+[^/]+/)?([\w-][\w.-]*/[\w-][\w.-]*)(?:/(?:tree|blob|resolve)/([^/]+))?(?:/(.+?))?/?', source)
+    return f". On the Hub it may be cd_from_pretrained({', '.join([*map(repr, filter(None, m.group(1, 3))), *([f'revision={m[2]!r}'] if m[2] and m[2] != 'main' else [])])})" if m and (m[3] or source.startswith('http')) else ''
 
 def _pick_in(listing, repo, sub):
     try: return pick_file(listing.files, sub)
     except FileNotFoundError as e:
         if listing.online or not str(e).startswith('no weights'): raise FileNotFoundError(f"{repo}: {e}") from None
-        raise _not_cached(repo, listing.commit[:8], sub or 'a model') from e
+        raise _not_cached(repo, listing.commit[:8], listing.why, sub or 'a model') from e
 
-# %% ../nbs/53_hub.ipynb #cc61a8e5
+# %% ../nbs/53_hub.ipynb #2111e47e
 def cd_from_pretrained(source:str|Path, # Folder or weights file, or a repository id such as 'circleLZY/MTKD'
                        sub:str|None=None, # Folder or file inside it: 'Changer-r18/distill'
                        name:str|None=None, # Registered name of the model in an Open-CD file; None: recognised by its keys
@@ -387,6 +426,8 @@ def cd_from_pretrained(source:str|Path, # Folder or weights file, or a repositor
                        endpoint:str|None=None, # Another Hub; None: `$HF_ENDPOINT`, or huggingface.co
                        sha256:str|None=None, # Refuse weights with another SHA-256
                        strict:bool=True, # Every key of an Open-CD file must be accounted for
+                       verbose:bool=True, # Print the account of an Open-CD file
+                       **opencd, # For an Open-CD file, to `from_opencd`: teacher, in_chans, n_out
                       ) -> CDModel: # On the CPU, in evaluation mode; `.source` says where the weights come from
     "A model from the Hub, a folder or a file, ours or Open-CD's; what is pulled is checked against the listing and the record."
     import cdkd.models.zoo # where the families register themselves
@@ -404,11 +445,11 @@ def cd_from_pretrained(source:str|Path, # Folder or weights file, or a repositor
         config = str(PurePosixPath(path).with_name('config.json'))
         config = get(config)[0] if config in listing.files and PurePosixPath(path).name == 'model.safetensors' else None
         (file, digest), commit, remedy = get(path, sha256), listing.commit, 'Fetch it again: cd_from_pretrained(..., force_download=True)'
-    model = _open(file, digest, config, name, folder_model(path), remedy, strict).eval()
+    model = _open(file, digest, config, name, folder_model(path), remedy, strict, verbose=verbose, **opencd).eval()
     model.source = dict(repo=repo, file=path, revision=commit, sha256=digest)
     return model
 
-# %% ../nbs/53_hub.ipynb #e36a9459
+# %% ../nbs/53_hub.ipynb #8e50f2c1
 @patch
 def push_to_hub(self:CDModel, repo_id:str, # 'owner/name'; made if it is not there
                 facts:Mapping|None=None, # For the card, as for `save_pretrained`
@@ -422,7 +463,7 @@ def push_to_hub(self:CDModel, repo_id:str, # 'owner/name'; made if it is not the
     try: return hub.push_to_hub(repo_id, private=private, token=token, **kwargs)
     except Exception as e: problem = _explained(e, repo_id, kwargs.get('branch'), 'push to'); raise problem from (None if problem is e else e)
 
-# %% ../nbs/53_hub.ipynb #3165172c
+# %% ../nbs/53_hub.ipynb #ae867f4f
 _SEEN = ('Changer-r18/distill', 'best_mIoU_iter_96000.pth') # the one path that the authors' issue tracker (circleLZY/JL1-CD#3) shows
 
 def cd_pretrained_table(repo:str=MTKD_REPO, # Repository id
@@ -443,7 +484,7 @@ def cd_pretrained_table(repo:str=MTKD_REPO, # Repository id
     out.attrs = dict(repo=repo, commit=listing and listing.commit)
     return out
 
-# %% ../nbs/53_hub.ipynb #66f15542
+# %% ../nbs/53_hub.ipynb #e35f2012
 def _row(sub, file, size, known):
     stage = next((s for s in MTKD_STAGES if s in map(_norm, PurePosixPath(sub).parts)), '')
     return dict(sub=sub, model=folder_model(f'{sub}/{file}') or '', stage=MTKD_STAGES.get(stage, ''), file=file, MB=None if size is None else round(size/1e6, 1), known=known)

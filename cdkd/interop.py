@@ -6,8 +6,8 @@
 __all__ = ['TEACHERS', 'ENCODER_SCHEMES', 'opencd_layout', 'open_weights', 'pick_weights', 'opencd_name', 'load_opencd',
            'from_opencd', 'opencd_names', 'to_opencd', 'from_tinycd', 'load_encoder', 'to_torchvision']
 
-# %% ../nbs/54_interop.ipynb #693edb28
-import json, re, warnings
+# %% ../nbs/54_interop.ipynb #0e48b50f
+import inspect, json, re, warnings
 from collections import Counter, OrderedDict
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -30,7 +30,7 @@ from .models.tinycd import tinycd_keys
 from .models.ttp import resize_pos
 import cdkd.models.zoo
 
-# %% ../nbs/54_interop.ipynb #efd82410
+# %% ../nbs/54_interop.ipynb #bd6a56fa
 @lru_cache(maxsize=1)
 def _layouts() -> dict: # Name -> {key: shape}
     "The published keys and shapes, unpacked: equal parts of the tree of keys are stored once."
@@ -45,7 +45,7 @@ def opencd_layout(name:str # A published configuration, such as 'changer_ex_r18'
     if name not in _layouts(): raise KeyError(f"no published layout for {name!r}. {closest(name, _layouts())}")
     return dict(_layouts()[name])
 
-# %% ../nbs/54_interop.ipynb #b70c1668
+# %% ../nbs/54_interop.ipynb #3062da46
 _COMMANDS = re.compile(r'(os|posix|nt|subprocess|pty|shutil|socket|runpy|importlib|ctypes|webbrowser)\..*|_?io\.(open|FileIO)|torch\.(hub|jit)\.load.*|'
                        r'builtins\.(eval|exec|compile|open|__import__|input|breakpoint)')
 
@@ -53,7 +53,7 @@ def open_weights(weights:str|Path|Mapping # A file (`.pth`, `.safetensors`), a c
                 ) -> tuple: # State dict (of a `.pth` file `StoredTensor`s); a function that reads part of it; where it is from
     "Open published weights without reading the numbers."
     if isinstance(weights, Mapping): return find_state(weights, 'this dictionary'), lambda x: x, 'a state dict'
-    path = Path(weights)
+    path = Path(weights).expanduser()
     if path.suffix == '.safetensors': return load_state(path), lambda x: x, path.name
     f = TorchFile(path)
     if bad := sorted(n for n in f.foreign if _COMMANDS.fullmatch(n)): raise ValueError(
@@ -61,7 +61,7 @@ def open_weights(weights:str|Path|Mapping # A file (`.pth`, `.safetensors`), a c
         f"the weights from somebody you trust.")
     return find_state(f.tree, path), f.read, path.name
 
-# %% ../nbs/54_interop.ipynb #094cc00b
+# %% ../nbs/54_interop.ipynb #4b8f756c
 TEACHERS = {'large': 'teacher_l.', 'medium': 'teacher_m.', 'small': 'teacher_s.'}
 
 def pick_weights(state:Mapping, # Of a file
@@ -74,13 +74,14 @@ def pick_weights(state:Mapping, # Of a file
         k = key.removeprefix('module.')
         owner = size.get(k[:10])
         inner = k[10:] if owner else k
+        if k != key and k in state: raise ValueError(f"{k!r} is in these weights twice, with and without 'module.': leave one of the two out of the dictionary")
         if inner.startswith('data_preprocessor'): left[key] = 'normalisation, which is in the recipe'
         elif owner == teacher: mine[inner] = v
         else: left[key] = f'the {owner} teacher' if owner else 'the student'
     if not mine: raise ValueError(f"there is no {f'{teacher} teacher' if teacher else 'student'} in these weights; there is {', '.join(dict.fromkeys(left.values())) or 'nothing'}")
     return mine, left
 
-# %% ../nbs/54_interop.ipynb #f8f31beb
+# %% ../nbs/54_interop.ipynb #906590a4
 _TWINS = {'ifn': ('backbone.encoder1.', 'backbone.encoder2.')} # the same module under two names
 
 def _why_ignored(entry:CDEntry, key:str) -> str|None:
@@ -96,31 +97,46 @@ def opencd_name(state:Mapping # Published keys to tensors, of one model
                ) -> str: # Such as 'changer_ex_r18'
     "Which published configuration these weights are of; raises `ValueError` if none has these keys."
     shapes = {k: tuple(v.shape) for k,v in state.items()}
-    same = lambda n: sum(shapes.get(k) == s for k,s in _layouts()[n].items())
-    name = max(_layouts(), key=lambda n: (-len(shapes.keys() ^ _layouts()[n].keys()), same(n)))
-    if odd := shapes.keys() ^ _layouts()[name].keys(): raise ValueError(
-        f"these weights are of no published configuration; the nearest is {name!r}, which differs in {len(odd)} keys: {', '.join(sorted(odd)[:3])} ...")
+    has = {w: any(w in k for k in shapes) for w in ('num_batches_tracked', 'lora_')}
+    def core(layout): return {k.replace('.base_layer.', '.'): s for k,s in layout.items() if all(h or w not in k for w,h in has.items())}
+    mine, known = core(shapes), {n: core(l) for n,l in _layouts().items()}
+    name = max(known, key=lambda n: (-len(mine.keys() ^ known[n].keys()), sum(mine.get(k) == s for k,s in known[n].items())))
+    if odd := mine.keys() ^ known[name].keys(): raise ValueError(
+        f"these weights are of no published configuration; the nearest is {name!r}, which differs in {len(odd)} keys: {', '.join(sorted(odd)[:3])} ... If you know the model, say name=... (also if the keys are cdkd's own names)")
     return name
 
+# %% ../nbs/54_interop.ipynb #64fc0a56
 def load_opencd(model:CDModel, # One that Open-CD has, too; filled in place
                 weights:str|Path|Mapping, # A file or a state dict
                 strict:bool=True, # An error if any key is unexplained; False: load what fits
                 teacher:str|None=None, # 'small', 'medium', 'large': that teacher of a distillation instead of the student
                ) -> LoadAccount: # What became of every key
     "Fill `model` from an Open-CD checkpoint; nothing in the file is run."
-    entry = _entry(model.name)
+    entry, own = _entry(model.name), model.state_dict()
     state, read, source = open_weights(weights)
     mine, left = pick_weights(state, teacher)
     why = {k: w for k in mine if (w := _why_ignored(entry, k))}
     left |= {TEACHERS.get(teacher, '') + k: w for k,w in why.items()}
-    mine = read({k: v for k,v in mine.items() if k not in why})
-    ours = entry.opencd_keys(dict(mine))
+    mine = {k: v.detach() for k,v in read({k: v for k,v in mine.items() if k not in why}).items()}     # one object per key, also where the file has one tensor twice
+    ours = {_plain_lora(k, own): v for k,v in entry.opencd_keys(dict(mine)).items()}
     origin, given = {id(v): k for k,v in mine.items()}, {id(v) for v in ours.values()}
     ours |= {k: v for k,v in mine.items() if id(v) not in given}             # a key that a translation drops in silence is unexplained
     try: acc = fill_model(model, ours, strict=strict, source=f'{source} as {model.name}')
-    except KeyError as e: raise KeyError(f"{e.args[0]}{_other_name(model.name, state, teacher)}") from None
+    except KeyError as e: raise KeyError(f"{e.args[0]}{_other_name(model.name, state, teacher)}{_other_options(model, mine)}") from None
     acc.ignored, acc.unexpected = left, [origin.get(id(ours[k]), k) for k in acc.unexpected]
     return acc
+
+def _plain_lora(key:str, own:Mapping) -> str:
+    "The name of a layer without low-rank additions, if the model has no such."
+    return plain if key not in own and (plain := key.replace('.qkv.base.', '.qkv.')) in own else key
+
+def _other_options(model:CDModel, state:Mapping) -> str:
+    "A hint, if the model differs from the published one in what decides shapes."
+    n_out, said = CD_MODELS[model.name].cfg['n_out'], []
+    if model.in_chans != 3: said.append(f"published weights are for 3 bands, this model for {model.in_chans}: leave in_chans out")
+    if model.n_out != n_out: said.append(f"published weights have {n_out} output channels, this model {model.n_out}: leave n_out out")
+    if any('.lora_' in k for k in model.state_dict()) and not any('lora_' in k for k in state): said.append("the low-rank additions of these weights are merged: make the model with rank=0")
+    return ''.join(f'. {s[0].upper()}{s[1:]}' for s in said) + (', or load what fits with strict=False (the rest stays random)' if model.in_chans != 3 or model.n_out != n_out else '')
 
 def _other_name(name:str, state:Mapping, teacher:str|None) -> str:
     "A hint, if the weights are of another model than was said."
@@ -129,7 +145,7 @@ def _other_name(name:str, state:Mapping, teacher:str|None) -> str:
     except ValueError: return ''
     return f". They are those of {other!r}" if other != name else ''
 
-# %% ../nbs/54_interop.ipynb #8981c47b
+# %% ../nbs/54_interop.ipynb #a49cff10
 _STILL = ('bit_', 'changeformer_', 'changestar_', 'stanet_', 'ban_') # families whose teachers were in evaluation mode
 
 def from_opencd(weights:str|Path|Mapping, # Checkpoint file (`.pth`, `.safetensors`) or state dict
@@ -138,18 +154,21 @@ def from_opencd(weights:str|Path|Mapping, # Checkpoint file (`.pth`, `.safetenso
                 teacher:str|None=None, # 'small', 'medium', 'large': that teacher of a distillation instead of the student
                 verbose:bool=True, # Print the account (it is also the model's `.account`)
                 **kw, # To `create_cd_model`, such as n_out
-               ) -> CDModel: # With the weights
+               ) -> CDModel: # With the weights, in training mode (`.eval()` to predict), with the window of its publication
     "A model with Open-CD's weights; nothing in the file is run, and every key is accounted for."
-    if name is None: name = opencd_name(pick_weights(open_weights(weights)[0], teacher)[0])
-    _entry(name)
+    keys = pick_weights(open_weights(weights)[0], teacher)[0]
+    if name is None: name = opencd_name(keys)
+    if 'rank' in inspect.signature(_entry(name).make).parameters and not any('lora_' in k for k in keys): kw.setdefault('rank', 0)
     if teacher and not name.startswith(_STILL): warnings.warn(
         f"the {teacher} teacher of {name!r} comes from a distillation, in which its batch-norm statistics drifted; take teachers from the files of step 2 (small, medium, large)")
     model = create_cd_model(name, **kw)
     model.account = load_opencd(model, weights, strict, teacher)
+    model.window = model.cfg.get('window')
+    if model.cfg.get('vote') and model.output == 'distance': model.vote = True
     if verbose: print(model.account)
     return model
 
-# %% ../nbs/54_interop.ipynb #1c688ab5
+# %% ../nbs/54_interop.ipynb #2f7b72c7
 def _neutral(key:str, shape:tuple) -> Tensor:
     "A value for a tensor that no output depends on."
     if key.endswith('num_batches_tracked'): return torch.zeros(shape, dtype=torch.int64)
@@ -173,14 +192,15 @@ def to_opencd(model:CDModel, # A published configuration, whoever trained it
     "The model's weights as Open-CD names them, and with `path` a checkpoint for its `tools/test.py` and `load_from`."
     names, state = opencd_names(model.name), {k: v.detach().cpu() for k,v in model.state_dict().items()}
     if odd := sorted(state.keys() ^ {k for k in names.values() if k}): raise ValueError(
-        f"this {model.name!r} is not built as Open-CD builds it ({', '.join(odd[:3])} ...); only models made with the published options can be exported")
+        f"this {model.name!r} is not built as Open-CD builds it ({', '.join(odd[:3])} ...); only models made with the published options can be exported" + (", and a TTP with its low-rank additions, before `merge_lora`" if any('lora_' in k for k in odd) else ''))
+    if model.in_chans != 3: warnings.warn(f"these weights are for {model.in_chans} bands; an Open-CD configuration of {model.name!r} takes 3 and has to be changed before it can load them")
     out = OrderedDict((k, state[names[k]] if names[k] else _neutral(k, s)) for k,s in opencd_layout(model.name).items())
     if path is not None:
         meta = dict(experiment_name=model.name, dataset_meta=dict(classes=('unchanged','changed'), palette=[[0,0,0],[255,255,255]]))
         with atomic_write(path) as p: torch.save(dict(meta=meta, state_dict=out, message_hub={}), p)
     return out
 
-# %% ../nbs/54_interop.ipynb #b7fde677
+# %% ../nbs/54_interop.ipynb #e57ed4d1
 def from_tinycd(weights:str|Path|Mapping, # The authors' file or state dict
                 strict:bool=True, # An error if any key is unexplained
                 verbose:bool=True, # Print the account (it is also the model's `.account`)
@@ -192,7 +212,7 @@ def from_tinycd(weights:str|Path|Mapping, # The authors' file or state dict
     if verbose: print(model.account)
     return model
 
-# %% ../nbs/54_interop.ipynb #5467f7d6
+# %% ../nbs/54_interop.ipynb #761a70b2
 _MB_FIRST = {'0.0': 'conv_dw', '0.1': 'bn1', '1.fc1': 'se.conv_reduce', '1.fc2': 'se.conv_expand', '2.0': 'conv_pw', '2.1': 'bn2'}                   # no expansion
 _MB_OTHER = {'0.0': 'conv_pw', '0.1': 'bn1', '1.0': 'conv_dw', '1.1': 'bn2', '2.fc1': 'se.conv_reduce', '2.fc2': 'se.conv_expand', '3.0': 'conv_pwl', '3.1': 'bn3'}
 _effnet = rename_keys(*[(rf'{tv}\.(.*)', rf'{ours}.\1') for tv,ours in {r'features\.0\.0': 'conv_stem', r'features\.0\.1': 'bn1', r'features\.8\.0': 'conv_head', r'features\.8\.1': 'bn2', r'classifier\.1': 'classifier'}.items()],
@@ -206,26 +226,43 @@ ENCODER_SCHEMES = {'timm': dict, 'MiT': mit_keys, 'torchvision EfficientNet': _e
 _HEADS = re.compile(r'(fc|classifier|head|heads|head_dist|pre_logits|decode_head|auxiliary_head)\..*') # what classifiers are called
 _flat  = lambda k: k.removeprefix('model.').replace('.', '_')                        # a name as in timm's feature extractors, dots or not
 
-def _best_names(state:Mapping, want:dict) -> tuple[str, str, dict]: # Prefix; scheme; flat name -> tensor
-    "Which prefix and which naming fit best: most names and shapes of `want` (flat name -> shape)."
+def _sources(rename, state:Mapping) -> dict[str, list]: # New name -> the keys it was made of
+    "Which key became which, found out with numbers that say their key: one for one, or several joined along the first side."
+    keys = list(state)
+    marked = rename({k: torch.tensor(float(i), dtype=torch.float64).expand(tuple(state[k].shape)) for i,k in enumerate(keys)})
+    return {n: [keys[int(i)] for i in dict.fromkeys((v[(slice(None),) + (0,)*(v.ndim-1)] if v.ndim else v[None]).tolist())] for n,v in marked.items() if v.numel()}
+
+def _best_names(state:Mapping, want:dict) -> tuple[str, str, dict, dict]: # Prefix; scheme; flat name -> tensor; flat name -> keys of the file
+    "Which prefix and which naming fit best: most names and shapes of `want` (flat name -> shape); raises `ValueError` if two fit."
     starts = Counter('.'.join(k.split('.')[:n]) + '.' for k in state for n in (1, 2) if k.count('.') >= n)
-    best = (0, '', '', {})
+    best, hits = (0, '', '', {}), {}
     for prefix in ['', *(p for p,n in starts.items() if 4*n >= len(state))]:
         for scheme,rename in ENCODER_SCHEMES.items():
-            try: named = {_flat(k): v for k,v in rename({k.removeprefix(prefix): v for k,v in state.items() if k.startswith(prefix)}).items()}
+            try: named = rename({k.removeprefix(prefix): v for k,v in state.items() if k.startswith(prefix)})
             except KeyError: continue
-            hits = sum(tuple(v.shape) == want.get(k) for k,v in named.items())
-            if hits > best[0]: best = hits, prefix, scheme, named
-    if not best[0]: raise ValueError(f"these weights ({', '.join(list(state)[:3])} ...) fit no part of this encoder under any known naming: {', '.join(ENCODER_SCHEMES)}")
-    return best[1:]
+            n = len({_flat(k) for k,v in named.items() if tuple(v.shape) == want.get(_flat(k))})
+            hits[prefix] = max(n, hits.get(prefix, 0))
+            if n > best[0]: best = n, prefix, scheme, named
+    n, prefix, scheme, named = best
+    if not n: raise ValueError(f"these weights ({', '.join(list(state)[:3])} ...) fit no part of this encoder under any known naming: {', '.join(ENCODER_SCHEMES)}")
+    if rivals := [p for p,h in hits.items() if 2*h > n and not (p.startswith(prefix) or prefix.startswith(p))]: raise ValueError(
+        f"both {prefix}* and {rivals[0]}* of these weights fit this encoder: say which is not meant, as in ignored={{'{rivals[0]}*': 'why'}}")
+    made, flat = _sources(ENCODER_SCHEMES[scheme], {k.removeprefix(prefix): v for k,v in state.items() if k.startswith(prefix)}), {}
+    for k in named:
+        if (twin := flat.setdefault(_flat(k), k)) != k: raise ValueError(f"{prefix}{twin} and {prefix}{k} of these weights are one tensor of the encoder: say which is not meant, as in ignored={{'{prefix}{k}': 'why'}}")
+    return prefix, scheme, {f: named[k] for f,k in flat.items()}, {f: [prefix + s for s in made.get(k, [])] for f,k in flat.items()}
 
-# %% ../nbs/54_interop.ipynb #113be9b2
+# %% ../nbs/54_interop.ipynb #647aaabe
 def _encoder_of(model:nn.Module) -> nn.Module:
     "The encoder in a change model; anything else is taken as it is."
     if not isinstance(model, CDModel): return model
-    encs = [m for m in model.modules() if isinstance(m, Encoder)]
+    encs = [m for m in model.modules() if isinstance(m, Encoder)] or [m for m in model.modules() if _body(m) is not m]
     if len(encs) != 1: raise ValueError(f"{model.name!r} has {len(encs)} exchangeable encoders; say which part is meant, as in load_encoder(model.enc, ...)")
     return encs[0]
+
+def _body(enc:nn.Module) -> nn.Module:
+    "The network in an encoder: an `Encoder`'s body, a frozen ViT's (BAN, TTP) ViT."
+    return next((m for k in ('body', 'vit') if isinstance(m := getattr(enc, k, None), nn.Module) and hasattr(enc, 'weights')), enc)
 
 def _whole(enc:nn.Module) -> set: # Flat names
     "All tensors of the network of which `enc` is a part."
@@ -241,45 +278,50 @@ def _adapt(name:str, v:Tensor, shape:tuple, bands:int) -> Tensor:
     if name.endswith(('rel_pos_h', 'rel_pos_w')): return F.interpolate(v.T[None], size=shape[0], mode='linear')[0].T.contiguous()
     return v
 
-# %% ../nbs/54_interop.ipynb #fd75e4fe
+# %% ../nbs/54_interop.ipynb #d5261661
 def load_encoder(model:nn.Module, # A change model with one encoder, an `Encoder`, or any part of a model; filled in place
                  weights:str|Path|Mapping, # A file or a state dict, under any of the names in `ENCODER_SCHEMES`
                  ignored:Mapping|None=None, # Further keys of the file (wildcards) that are not needed -> why
                  strict:bool=True, # An error if anything is unexplained; False: load what fits
                  verbose:bool=True, # Print the account
+                 teacher:str|None=None, # 'small', 'medium' or 'large': the encoder of that teacher in an Open-CD distillation; None: the student's
                 ) -> LoadAccount: # What became of every key
     "Fill an encoder with weights from elsewhere; the first convolution is adapted to other than three bands as timm does it, the positions of a SAM to its image size."
     enc = _encoder_of(model)
-    body, whole = getattr(enc, 'body', enc) if isinstance(enc, Encoder) else enc, _whole(enc)
+    body, whole = _body(enc), _whole(enc)
     added = {k: v for k,v in body.state_dict().items() if '.lora_' in k}
     own = {_flat(k.replace('.base.', '.') if added else k): (k, tuple(v.shape)) for k,v in body.state_dict().items() if k not in added}
     tensors, read, source = open_weights(weights)
-    tensors = read(tensors)
     why = {k: w for k in tensors if (w := next((w for p,w in (ignored or {}).items() if fnmatchcase(k, p)), None))}
-    state = {k: v for k,v in tensors.items() if k not in why}
-    prefix, scheme, named = _best_names(state, {f: s for f,(_,s) in own.items()})
-    origin, ours, adapted = {id(v): k for k,v in state.items()}, {}, []
+    state, left = pick_weights({k: v for k,v in tensors.items() if k not in why}, teacher)
+    state, gone = read(state), {}
+    prefix, scheme, named, made = _best_names(state, {f: s for f,(_,s) in own.items()})
+    ours, adapted = {}, []
     for f,v in named.items():
-        k = origin.get(id(v), f)
+        for k in made[f]:
+            if f in own: continue
+            elif _HEADS.fullmatch(k.removeprefix(prefix)): gone[k] = 'the classifier'
+            elif f in whole: gone[k] = f'a part of {enc.name} that this encoder leaves out'
+            else: ours[k] = state[k]
         if f in own:
             ours[own[f][0]] = _adapt(f, v, own[f][1], getattr(enc, 'in_chans', 3))
             if ours[own[f][0]] is not v: adapted.append(own[f][0])
-        elif _HEADS.fullmatch(k.removeprefix(prefix)): why[k] = 'the classifier'
-        elif f in whole: why[k] = f'a part of {enc.name} that this encoder leaves out'
-        else: ours[k] = v
-    given = {id(v) for v in named.values()}
-    for k,v in state.items():
-        if not k.startswith(prefix): why[k] = f'outside of {prefix[:-1]}'
-        elif id(v) not in given and _HEADS.fullmatch(k.removeprefix(prefix)): why[k] = 'the classifier'
+            gone |= {k: 'joined with the first of its kind (query, key, value)' for k in made[f][1:]}
+    known = {k for ks in made.values() for k in ks}
+    for k in [k for k in state if k not in known]:
+        if not k.startswith(prefix): gone[k] = f'outside of {prefix[:-1]}'
+        elif _HEADS.fullmatch(k.removeprefix(prefix)): gone[k] = 'the classifier'
+        else: ours[k] = state[k]                                           # the translation dropped it: unexplained
     adapted = f", adapted: {_few(adapted, 2)}" if adapted else ''
     acc = fill_model(body, ours | added, strict=strict, source=f"{source} as {getattr(enc, 'name', type(enc).__name__)} (names of {scheme}{adapted})")
-    acc.ignored, acc.matched = why, [k for k in acc.matched if k not in added]
+    acc.ignored = {**why, **left, **{TEACHERS.get(teacher, '') + k: w for k,w in gone.items()}}
+    acc.matched = [k for k in acc.matched if k not in added]
     acc.kept |= {k: 'a low-rank addition, which the encoder itself does not have' for k in added}
-    if isinstance(enc, Encoder): enc.weights = source
+    if acc.ok and not isinstance(getattr(enc, 'weights', None), (Tensor, nn.Module)): enc.weights = source    # the record that cards and learners look for
     if verbose: print(acc)
     return acc
 
-# %% ../nbs/54_interop.ipynb #e51b6ea4
+# %% ../nbs/54_interop.ipynb #2f1be3ad
 def to_torchvision(model:nn.Module # A change model with one encoder, or an `Encoder`, of a network that torchvision has, too
                   ) -> OrderedDict: # State dict under torchvision's names, on the CPU
     "The encoder's weights as torchvision names them."
@@ -288,7 +330,8 @@ def to_torchvision(model:nn.Module # A change model with one encoder, or an `Enc
     if arch not in list_models(): raise ValueError(f"torchvision has no {arch!r}. {closest(arch, list_models())}")
     with torch.device('meta'): ghosts = get_model(arch).state_dict()
     own = {_flat(k): v.detach().cpu() for k,v in enc.body.state_dict().items()}
-    names = {id(v): f for f,v in _best_names(ghosts, {f: tuple(v.shape) for f,v in own.items()})[2].items()}
-    out = OrderedDict((k, own[names[id(v)]]) for k,v in ghosts.items() if names[id(v)] in own)
+    prefix, _, _, made = _best_names(ghosts, {f: tuple(v.shape) for f,v in own.items()})
+    names = {k: f for f,ks in made.items() for k in ks}
+    out = OrderedDict((k, own[names[k]]) for k in ghosts if names.get(k) in own)
     if len(out) != len(own): raise ValueError(f"{len(own) - len(out)} tensors of this {arch!r} have no name in torchvision")
     return out

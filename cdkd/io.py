@@ -7,7 +7,7 @@ __all__ = ['atomic_write', 'save_json', 'settings_diff', 'load_json', 'Inert', '
            'find_state', 'load_state', 'save_weights', 'weights_meta', 'weights_shapes', 'file_args', 'saved_args',
            'LoadAccount', 'fill_model', 'match_state', 'content_hash']
 
-# %% ../nbs/04_io.ipynb #558f6169
+# %% ../nbs/04_io.ipynb #d126b99e
 import hashlib, io, json, os, pickletools, secrets, zipfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-# %% ../nbs/04_io.ipynb #0c00335b
+# %% ../nbs/04_io.ipynb #148c8f7a
 @contextmanager
 def atomic_write(path:str|Path # Where the file shall be
                 ) -> Iterator[Path]: # Write here instead
@@ -32,7 +32,7 @@ def atomic_write(path:str|Path # Where the file shall be
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/04_io.ipynb #d4d46305
+# %% ../nbs/04_io.ipynb #60bcbc10
 def save_json(path:str|Path, # Where to
               obj:Any, # Anything JSON can hold; paths and NumPy numbers are turned into plain ones
              ) -> None:
@@ -58,7 +58,7 @@ def load_json(path:str|Path # A JSON file
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise ValueError(f"{path} is not valid JSON ({str(e)[:200]}); delete it and let it be made again") from e   # also bytes that are no text
 
-# %% ../nbs/04_io.ipynb #91c4b96e
+# %% ../nbs/04_io.ipynb #5d45ce62
 class Inert:
     "A note of something in a file that is not plain data: its `name`, what it was to be called with (`args`), filled with (`items`) and set to (`state`). It does nothing."
     __slots__ = ('name', 'args', 'items', 'state')
@@ -77,7 +77,7 @@ class StoredTensor:
     "A tensor still in its file: everything about it except its numbers."
     storage:_Storage; dtype:torch.dtype; offset:int; shape:tuple; stride:tuple
 
-# %% ../nbs/04_io.ipynb #ae317983
+# %% ../nbs/04_io.ipynb #ee7e2c36
 def _is(x, *kinds):
     "`x`, if its type is exactly one of `kinds`."
     if type(x) not in kinds: raise ValueError(f"there is a {type(x).__name__} where a {kinds[0].__name__} belongs")
@@ -120,7 +120,7 @@ def _call(f, args):
     if f.args is None and name in _MAKERS: return _MAKERS[name](*args)
     return Inert(name if f.args is None or name.endswith('()') else f'{name}()', args if f.args is None else (f, *args))
 
-# %% ../nbs/04_io.ipynb #ed24955b
+# %% ../nbs/04_io.ipynb #c021e93a
 def _extend(x, items):
     "Add to a list or set in the file."
     if type(x) is list: x.extend(items)
@@ -133,25 +133,27 @@ def _update(x, items):
     if type(x) is dict: x.update((_key(k), v) for k,v in pairs)
     else: _is(x, Inert).items.extend(pairs)
 
+class _Calls:
+    "Calls in the file, and a count of the items that were copied for them: no more than `pos`, the bytes so far."
+    made = 0
+    def __call__(self, f, args, pos, copied=0):
+        new = _call(f, args)
+        self.made += copied + len(new if type(new) in (dict, set, frozenset, bytes) else new.args if type(new) is Inert and new.args is not args else ())
+        if self.made > pos: raise ValueError('it makes more than it holds')
+        return new
+
 _LITERALS = {*'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING'.split(),
              *'BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8'.split()}
 _FIXED    = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 _FRESH    = {'EMPTY_LIST': list, 'EMPTY_DICT': dict, 'EMPTY_SET': set}
 
-# %% ../nbs/04_io.ipynb #21936a5f
+# %% ../nbs/04_io.ipynb #752998aa
 def _unpickle(f, # A binary file, standing where a pickle begins; left where it ends
               foreign:set, # Names that are not plain data are added here
               storages:dict, # Storages by key are added here
              ) -> Any: # Plain data, `StoredTensor`s and `Inert`s
     "What a pickle describes, found out without importing or calling anything."
-    stack, marks, memo, made = [], [], {}, 0
-    def called(g, args):
-        nonlocal made
-        new = _call(g, args)
-        copy = new if type(new) in (dict, set, frozenset, bytes) else new.args if type(new) is Inert and new.args is not args else ()
-        made += len(copy)
-        if made > pos: raise ValueError('it makes more than it holds')
-        return new
+    stack, marks, memo, called = [], [], {}, _Calls()
     def marked():
         k = marks.pop(); items = stack[k:]; del stack[k:]
         return items
@@ -192,10 +194,10 @@ def _unpickle(f, # A binary file, standing where a pickle begins; left where it 
             case 'GET' | 'BINGET' | 'LONG_BINGET': stack.append(memo[arg])
             case 'GLOBAL': stack.append(named(*arg.split(' ', 1)))
             case 'STACK_GLOBAL': name, module = stack.pop(), stack.pop(); stack.append(named(module, name))
-            case 'REDUCE' | 'NEWOBJ': args, g = stack.pop(), stack.pop(); stack.append(called(g, args))
-            case 'NEWOBJ_EX': kw, args, g = stack.pop(), stack.pop(), stack.pop(); made += len(args); stack.append(called(g, (*_is(args, tuple), kw) if kw else args))
-            case 'INST': stack.append(called(named(*arg.split(' ', 1)), tuple(marked())))
-            case 'OBJ': g, *args = marked(); stack.append(called(g, tuple(args)))
+            case 'REDUCE' | 'NEWOBJ': args, g = stack.pop(), stack.pop(); stack.append(called(g, args, pos))
+            case 'NEWOBJ_EX': kw, args, g = stack.pop(), stack.pop(), stack.pop(); stack.append(called(g, (*_is(args, tuple), kw) if kw else args, pos, len(args)))
+            case 'INST': stack.append(called(named(*arg.split(' ', 1)), tuple(marked()), pos))
+            case 'OBJ': g, *args = marked(); stack.append(called(g, tuple(args), pos))
             case 'BUILD':
                 state = stack.pop()
                 if type(stack[-1]) is Inert: stack[-1].state = state      # attributes of plain data are dropped
@@ -203,7 +205,7 @@ def _unpickle(f, # A binary file, standing where a pickle begins; left where it 
             case 'STOP': return stack.pop()
             case o: raise ValueError(f"it holds the instruction {o}, which no file of weights needs")
 
-# %% ../nbs/04_io.ipynb #15d2bdcc
+# %% ../nbs/04_io.ipynb #1ba00283
 @contextmanager
 def _blame(path):
     "Whatever goes wrong while a file is read is said with the file's name and what to do."
@@ -254,7 +256,7 @@ class TorchFile:
         if missing := self.storages.keys() - self.where.keys(): raise ValueError(f'storage {missing.pop()} is not there')
         return tree
 
-# %% ../nbs/04_io.ipynb #5b4c8aa0
+# %% ../nbs/04_io.ipynb #4edb5b91
 @patch
 def read(self:TorchFile, tree # `.tree` or a part of it
         ) -> Any: # The same with tensors on the CPU; tensors that shared their numbers still do
@@ -280,7 +282,7 @@ def read(self:TorchFile, tree # `.tree` or a part of it
             return new
         return walk(tree)
 
-# %% ../nbs/04_io.ipynb #c2daae10
+# %% ../nbs/04_io.ipynb #2d3e206b
 def safe_torch_load(path:str|Path, # A file written by `torch.save`
                     inert:bool=False, # Take what is not plain data as `Inert` notes instead of refusing the file
                    ) -> Any: # Tensors in plain containers, on the CPU
@@ -316,7 +318,7 @@ def load_state(path:str|Path, # `.safetensors`, or a torch file with a state dic
     f = TorchFile(path)
     return f.read(find_state(f.tree, path))
 
-# %% ../nbs/04_io.ipynb #19878b5e
+# %% ../nbs/04_io.ipynb #69927609
 def save_weights(path:str|Path, # Where to; should end in `.safetensors`
                  model:nn.Module|Mapping[str, torch.Tensor], # A model or a state dict
                  meta:Mapping|None=None, # JSON-able facts to keep with the weights
@@ -349,7 +351,7 @@ def _header(path):
         with safe_open(path, framework='pt') as f: yield f
     except (SafetensorError, ValueError, RecursionError) as e: raise ValueError(f"{path} is damaged or not a safetensors file ({str(e)[:200]}); delete it and fetch it again") from e
 
-# %% ../nbs/04_io.ipynb #58215df3
+# %% ../nbs/04_io.ipynb #ec19c68c
 _OPENERS = {'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained', 'weights', 'cache_dir'} # options of timm and of ours that open something
 
 def file_args(args:Mapping, # Arguments of `create_cd_model`, out of a file
@@ -371,7 +373,7 @@ def saved_args(args:Mapping # `model.args`
     plain = lambda v: {k: plain(x) for k,x in v.items() if k not in _OPENERS} if isinstance(v, Mapping) else v
     return dict(plain(args), pretrained=False)
 
-# %% ../nbs/04_io.ipynb #2ae9375b
+# %% ../nbs/04_io.ipynb #3ce5650e
 def _few(keys:list, n:int) -> str:
     "The first `n` of some keys."
     return ', '.join(keys[:n]) + (' ...' if len(keys) > n else '')
@@ -397,7 +399,7 @@ class LoadAccount:
         groups += [('missing', self.missing), ('unexpected', self.unexpected), ('of another shape', self.reshaped)]
         return '\n'.join([first, *(f"  {len(ks)} {what}: {_few(ks, 2)}" for what,ks in groups if ks)])
 
-# %% ../nbs/04_io.ipynb #2d35ca8c
+# %% ../nbs/04_io.ipynb #2a8c1314
 _NO_COUNTER = 'the counter of batch norm, which files from before 2018 lack'
 
 def fill_model(model:nn.Module, # Filled in place
@@ -441,7 +443,7 @@ def match_state(model:nn.Module, # Filled in place
     acc = fill_model(model, state, {f'{p}*': 'named by the caller' for p in ignore})
     return {'loaded': len(acc.matched), 'ignored': len(acc.ignored)}
 
-# %% ../nbs/04_io.ipynb #2f53700c
+# %% ../nbs/04_io.ipynb #949734a8
 def content_hash(*parts # Bytes, arrays, tensors, files (as `Path`), or anything JSON can hold
                 ) -> str: # 16 hexadecimal digits
     "A fingerprint of what `parts` hold; a `Path` is read."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIT_SIZES', 'ReducedAttention', 'MixFFN', 'mit_stage', 'MiT', 'mit_rules', 'mit_keys', 'mit']
 
-# %% ../../nbs/20b_models.mit.ipynb #bccc6d91
+# %% ../../nbs/20b_models.mit.ipynb #57135a70
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..io import load_state, match_state
 from .registry import rename_keys
 
-# %% ../../nbs/20b_models.mit.ipynb #0124a618
+# %% ../../nbs/20b_models.mit.ipynb #85ef6cea
 class ReducedAttention(nn.Module):
     "Residual multi-head attention of a map [N,C,h,w] to itself, shrunken `reduce` times for keys and values; the norm comes first."
     def __init__(self, c:int, # Channels in and out
@@ -45,7 +45,7 @@ class ReducedAttention(nn.Module):
         y = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + self.drop_path(y.transpose(1, 2).unflatten(2, x.shape[-2:]))
 
-# %% ../../nbs/20b_models.mit.ipynb #b129c74c
+# %% ../../nbs/20b_models.mit.ipynb #bae36733
 class MixFFN(nn.Module):
     "Residual 1x1, depth-wise 3x3, GELU, 1x1 on maps: `x + layers(norm(x))`."
     def __init__(self, c:int, # Channels in and out
@@ -61,7 +61,7 @@ class MixFFN(nn.Module):
                ) -> Tensor: # [N,C,h,w]
         return x + self.drop_path(self.layers(self.norm(x)))
 
-# %% ../../nbs/20b_models.mit.ipynb #9e529d5d
+# %% ../../nbs/20b_models.mit.ipynb #baec4a76
 def mit_stage(ni:int, # Channels in
               c:int, # Channels out
               depth:int, # Blocks
@@ -109,7 +109,7 @@ def _init_mit(m:nn.Module) -> None:
     elif isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=(2*m.groups/(m.out_channels*m.kernel_size[0]*m.kernel_size[1]))**.5)
     if isinstance(m, (nn.Linear, nn.Conv2d)): nn.init.zeros_(m.bias)
 
-# %% ../../nbs/20b_models.mit.ipynb #d0a42f84
+# %% ../../nbs/20b_models.mit.ipynb #7161d5e0
 _MMLAB = {'layers.S.0.projection': 'embed', 'layers.S.0.norm': 'norm', 'layers.S.2': 'post', **{f'layers.S.1.B.{k}': f'blocks.B.{v}' for k,v in { # S: stage, B: block
     'norm1': 'attn.norm', 'attn.attn.in_proj': 'attn.qkv', 'attn.attn.out_proj': 'attn.out', 'attn.sr': 'attn.reduce', 'attn.norm': 'attn.reduce_norm',
     'norm2': 'ffn.norm', 'ffn.layers.0': 'ffn.layers.0', 'ffn.layers.1': 'ffn.layers.1', 'ffn.layers.4': 'ffn.layers.3'}.items()}}
@@ -130,20 +130,23 @@ def mit_rules(src:str='', # Prefix of the published keys, as a regular expressio
 
 def mit_keys(state:dict # A MiT's weights under OpenMMLab's or Hugging Face's names, with or without a prefix and a classifier
             ) -> dict: # The same for `MiT`
-    "Translate published weights; raises `KeyError` for names of neither scheme."
+    "Translate published weights, every one of them: what has no counterpart keeps its name. Raises `KeyError` for names of neither scheme."
     if not any('encoder.patch_embeddings.0.' in k for k in state):
         if not any(k.endswith('layers.0.0.projection.weight') for k in state): raise KeyError(
             f"these are not the weights of a MiT in OpenMMLab's or Hugging Face's naming: {', '.join(list(state)[:3])} ...")
         return rename_keys(*mit_rules(r'(?:backbone\.)?'))({k:v for k,v in state.items() if not k.startswith(('head.', 'decode_head.'))})
     state, out = {k:v for k,v in state.items() if not k.startswith(('classifier.', 'decode_head.'))}, {}
+    three = lambda k: [k.replace('.self.query.', f'.self.{p}.') for p in ('query','key','value')]
+    fused = {k: three(k) for k in state if re.fullmatch(r'(?:segformer\.)?encoder\.block\.\d\.\d+\.attention\.self\.query\.(weight|bias)', k) and all(p in state for p in three(k))}
+    parts = {p for ps in fused.values() for p in ps}
     for k,v in state.items():
-        if re.search(r'\.(key|value)\.', k): continue
-        if '.query.' in k: v = torch.cat([state[k.replace('query', p)] for p in ('query','key','value')])
+        if k in parts and k not in fused: continue                    # went into the query's
+        if k in fused: v = torch.cat([state[p] for p in fused[k]])
         if '.mlp.dense' in k and v.ndim == 2: v = v[...,None,None]
         out[k] = v
     return rename_keys(*_rules(_HF, r'(?:segformer\.)?', ''))(out)
 
-# %% ../../nbs/20b_models.mit.ipynb #1ae15655
+# %% ../../nbs/20b_models.mit.ipynb #4d91c634
 MIT_SIZES = {'b0': dict(dims=(32,64,160,256), depths=(2,2,2,2)), 'b1': dict(dims=(64,128,320,512), depths=(2,2,2,2)), 'b2': dict(dims=(64,128,320,512), depths=(3,4,6,3))}
 
 def _mit_state(weights:str|Path) -> dict:
