@@ -426,6 +426,7 @@ def cd_dl(dls:PairDLs, # From `cd_dls`
     rows = dls.rows(which)
     return dls.valid.new(PairDataset(dls.reader, rows), bs=_whole_bs(dls.pairs, dls.reader, rows, bs or dls.val_bs), shuffle=shuffle, n=len(rows), drop_last=False)
 
+# %% ../../nbs/13_data.block.ipynb #1eef5bb2
 @patch
 def with_aug(self:PairDLs, aug:'str|Sequence|None' # As in `cd_dls`
             ) -> PairDLs: # Everything else shared
