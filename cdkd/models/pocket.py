@@ -43,7 +43,7 @@ class PlainEncoder(nn.Module):
         return maps
 
 # %% ../../nbs/24q_models.pocket.ipynb #0fa39c6a
-@register_cd('pocketcd', cd_recipe(lr=3e-3, wd=.01, loss='ce', aug='standard', native_stride=2, reference='cdkd'))
+@register_cd('pocketcd', cd_recipe(lr=3e-3, wd=.01, loss='ce+dice', aug='standard', native_stride=2, reference='cdkd'))
 def pocketcd(
     n_out:int=2, # Channels of the logits: 2 (softmax) or 1 (sigmoid)
     in_chans:int=3, # Bands of one date
