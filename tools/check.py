@@ -3,7 +3,7 @@
 It works on a copy of the checkout (tracked files and new ones that git does not ignore), so it can be run at any time:
 nothing of yours is changed. Each step can be run alone: `--only cells,layers`, `--only notebooks --nb '3*'`, `--skip newest`.
 """
-import argparse, ast, configparser, fnmatch, hashlib, importlib.metadata, json, multiprocessing as mp, os, re, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, ast, configparser, fnmatch, hashlib, importlib.metadata, json, multiprocessing as mp, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time, traceback
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
@@ -215,18 +215,30 @@ def layers(c):
 NO_NETWORK = {'HF_HUB_OFFLINE': '1', **{k: 'http://127.0.0.1:9' for k in ('HTTP_PROXY', 'HTTPS_PROXY', 'http_proxy', 'https_proxy')}, 'NO_PROXY': 'localhost,127.0.0.1', 'no_proxy': 'localhost,127.0.0.1'}
 
 def nb_worker(conn, work, skip, force, log):
-    "Run the notebooks that come down the pipe, as nbdev_test does: one process for many, imports paid once. No network, unless cells flagged `download` are asked for."
+    """Run the notebooks that come down the pipe, as nbdev_test does. Imports are paid once, and every notebook has a fork of the process to itself: a family's notebook
+    registers its models anew, under classes that the next notebook would not know. No network, unless cells flagged `download` are asked for."""
+    if hasattr(os, 'setsid'): os.setsid()     # so that a notebook that hangs can be stopped with its process
     if 'download' not in force: os.environ.update(NO_NETWORK)
     if 'fork' in mp.get_all_start_methods(): mp.set_start_method('fork', force=True)   # a spawned process would hand 'spawn' on; data loaders in Jupyter fork
     fd = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(fd, 1); os.dup2(fd, 2)
     sys.path.insert(0, str(work)); os.chdir(work)
     from nbdev.test import test_nb
+    try: import fastai.vision.all, timm, cdkd.all
+    except Exception: pass                     # the notebooks will say it better
+    def alone(f):
+        "Whether `f()` is true in a fork of this process."
+        if not hasattr(os, 'fork'): return bool(f())
+        if pid := os.fork(): return os.waitpid(pid, 0)[1] == 0
+        code = 1
+        try: code = 0 if f() else 1
+        except BaseException: traceback.print_exc()
+        finally: sys.stdout.flush(); sys.stderr.flush(); os._exit(code)
     while (p := conn.recv()) is not None:
         os.ftruncate(fd, 0); os.lseek(fd, 0, os.SEEK_SET)
-        ok, secs = test_nb(Path(p), skip_flags=skip, force_flags=force, basepath=None)
-        sys.stdout.flush(); sys.stderr.flush()
-        conn.send((bool(ok), secs))
+        start = time.perf_counter()
+        ok = alone(lambda: test_nb(Path(p), skip_flags=skip, force_flags=force, basepath=None)[0])
+        conn.send((ok, time.perf_counter()-start))
 
 class Worker:
     "A process that runs notebooks; `job` is (notebook, start) while it is busy."
@@ -238,7 +250,9 @@ class Worker:
     def give(self, p): self.job = p, time.perf_counter(); self.conn.send(str(p))
     def said(self): return tail(self.log.read_text(encoding='utf-8', errors='replace'), 40) if self.log.exists() else ''
     def stop(self, kill=False):
-        if kill: self.proc.kill()
+        if kill:
+            try: os.killpg(self.proc.pid, signal.SIGKILL)
+            except (AttributeError, OSError): self.proc.kill()
         else:
             try: self.conn.send(None)
             except OSError: pass
@@ -405,7 +419,7 @@ def main():
                     if name != 'cells' or not r.ok or r.note: print(f"  {'skip' if r.ok is None else 'ok  ' if r.ok else 'FAIL'} {r.secs:6.1f} s  {r.name}", flush=True)
                     if r.note: print('       ' + r.note.replace('\n', '\n       '), flush=True)
             except Exception as e:
-                import traceback; traceback.print_exc(); mine.append(Result(name, False, 0., repr(e)))
+                traceback.print_exc(); mine.append(Result(name, False, 0., repr(e)))
             results += mine; times.append((name, time.perf_counter()-t, mine))
     finally:
         if args.keep: print(f'the copy is kept in {work}')
