@@ -229,7 +229,10 @@ def nb_worker(conn, work, skip, force, log):
     def alone(f):
         "Whether `f()` is true in a fork of this process."
         if not hasattr(os, 'fork'): return bool(f())
-        if pid := os.fork(): return os.waitpid(pid, 0)[1] == 0
+        if pid := os.fork():
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if code not in (0, 1): print(f'the process died ({code})', flush=True)
+            return code == 0
         code = 1
         try: code = 0 if f() else 1
         except BaseException: traceback.print_exc()
