@@ -23,6 +23,7 @@ from .data.spec import CD_SPECS
 from .evaluate import size_note, summarise
 from .io import atomic_write, content_hash, load_json, save_json, saved_args, weights_meta
 from .metrics import SCORES
+from .models.encoder import encoder_weights
 from .models.registry import CDModel, list_cd_models
 from .predict import rebuild_cd_model, save_cd_model
 from .runs import environment
@@ -72,9 +73,8 @@ def _started(model) -> dict:
     src = getattr(model, 'source', None)
     def told(s): # of a local file the name only: cards are public
         return s if isinstance(s, str) else (f"{s['repo']} {s['file']} @ {s['revision']}" if s.get('repo') else f"a file {PurePosixPath(s['file']).name}") + (f" (SHA-256 {s['sha256'][:16]}...)" if s.get('sha256') else '')
-    enc = sorted({w for m in model.modules() if isinstance(w := getattr(m, 'weights', None), str)})
-    said = [told(src)] if src else []
-    return dict(start='; '.join(said + [f'encoder {w}' for w in enc])) if said or enc else {}
+    said = [*([told(src)] if src else []), *(f'encoder {w}' for w in encoder_weights(model))]
+    return dict(start='; '.join(said)) if said else {}
 
 def _model_rows(model):
     "What a model says about itself."

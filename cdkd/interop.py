@@ -154,7 +154,7 @@ def from_opencd(weights:str|Path|Mapping, # Checkpoint file (`.pth`, `.safetenso
                 teacher:str|None=None, # 'small', 'medium', 'large': that teacher of a distillation instead of the student
                 verbose:bool=True, # Print the account (it is also the model's `.account`)
                 **kw, # To `create_cd_model`, such as n_out
-               ) -> CDModel: # With the weights, in training mode (`.eval()` to predict), with the window of its publication
+               ) -> CDModel: # With the weights, in training mode (`.eval()` to predict), set to `look_as_published`
     "A model with Open-CD's weights; nothing in the file is run, and every key is accounted for."
     keys = pick_weights(open_weights(weights)[0], teacher)[0]
     if name is None: name = opencd_name(keys)
@@ -163,10 +163,8 @@ def from_opencd(weights:str|Path|Mapping, # Checkpoint file (`.pth`, `.safetenso
         f"the {teacher} teacher of {name!r} comes from a distillation, in which its batch-norm statistics drifted; take teachers from the files of step 2 (small, medium, large)")
     model = create_cd_model(name, **kw)
     model.account = load_opencd(model, weights, strict, teacher)
-    model.window = model.cfg.get('window')
-    if model.cfg.get('vote') and model.output == 'distance': model.vote = True
     if verbose: print(model.account)
-    return model
+    return model.look_as_published()
 
 # %% ../nbs/54_interop.ipynb #2f7b72c7
 def _neutral(key:str, shape:tuple) -> Tensor:

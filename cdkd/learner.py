@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .core import bars_wanted, closest
 from .losses.seg import loss_for, plain
 from .metrics import cd_metrics, share_counts
+from .models.encoder import encoder_weights
 from .models.registry import CD_MODELS, create_cd_model, resize_logits
 
 # %% ../nbs/33_learner.ipynb #816185f0
@@ -275,13 +276,12 @@ def check_dls(dls # DataLoaders of (a, b, mask, idx) batches
 
 # %% ../nbs/33_learner.ipynb #00fd27bb
 def as_published(dls:DataLoaders, # From `cd_dls`
-                 model:nn.Module, # A change model with `cfg`; its `window` (and `vote`, if it has one) is set
+                 model:nn.Module, # A change model with `cfg`; told to `look_as_published`
                 ) -> DataLoaders: # With the augmentation and normalisation the model was published with
     "Augmentation, normalisation and inference mode of `model`'s publication."
     cfg = getattr(model, 'cfg', None) or {}
     if cfg.get('aug') is None: raise ValueError(f"nothing is known about how {getattr(model, 'name', type(model).__name__)!r} was trained: leave out recipe='paper'")
-    model.window = cfg.get('window')
-    if cfg.get('vote') and model.output=='distance': model.vote = True
+    model.look_as_published()
     if cfg.get('mean') is not None and not np.allclose([cfg['mean'], cfg['std']], [dls.norm.mean, dls.norm.std]): dls = dls.with_norm(cfg['mean'], cfg['std'])
     return dls.with_aug(cfg['aug'])
 
@@ -289,7 +289,7 @@ def warn_random(model:nn.Module # A change model
                ) -> None:
     "Warn if a frozen part was made with random weights and nothing was loaded since."
     frozen = [n for n,p in model.named_parameters() if not p.requires_grad]
-    loaded = any(getattr(model, k, None) for k in ('account','source')) or any(isinstance(getattr(m, 'weights', None), str) for m in model.modules())
+    loaded = encoder_weights(model) or any(getattr(model, k, None) for k in ('account','source'))
     if frozen and not loaded: warnings.warn(f"{getattr(model, 'name', type(model).__name__)} has frozen parameters ({frozen[0]}, ...) with random weights, which will never learn: "
         "create_cd_model(..., pretrained=True), load_encoder(model, weights), from_opencd(...); if you loaded them yourself, say so: model.source = 'where from'")
 

@@ -1,12 +1,11 @@
 """Every published configuration answers as the published code does with the same weights; those with a vision transformer of hundreds of megabytes only with CDKD_SLOW=1."""
-import os, pytest
+import pytest
 from cdkd.models.zoo import CD_MODELS, create_cd_model, list_cd_models
 from cdkd.testing import parity_gap, shared_dir
+from test_models import LARGE, slow
 
 PUBLISHED = [n for n in list_cd_models() if CD_MODELS[n].opencd_keys is not None]
-LARGE = [n for n in PUBLISHED if n.startswith(('ban_', 'ttp_'))]
 TOLERANCE = {'stanet_pam': 1e-3, 'ttp_vit-sam-l': 1e-2}   # rounding, see nbs/29_models.zoo.ipynb; the others are held to a tenth of the references' own 1e-3
-slow = pytest.mark.skipif(not os.environ.get('CDKD_SLOW'), reason='large: set CDKD_SLOW=1')
 pytestmark = pytest.mark.skipif(shared_dir('parity') is None, reason='the reference outputs are not at hand')
 
 @pytest.fixture(scope='module')

@@ -180,6 +180,13 @@ def window_logits(model:nn.Module, # `model(a, b)` gives logits [N,K,H,W]
                 if i==0: total[y:y+h,s:s+w] += weight
     return out/total
 
+# %% ../../nbs/23_models.registry.ipynb #7e1d506a
+@patch
+def look_as_published(self:CDModel) -> CDModel: # The same model
+    "Answer images as the publication does: in windows of its size, or whole."
+    self.window = self.cfg.get('window')
+    return self
+
 # %% ../../nbs/23_models.registry.ipynb #cc833ee9
 def cd_recipe(
     lr:float=1e-3, # Peak learning rate

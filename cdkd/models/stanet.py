@@ -131,7 +131,8 @@ def vote(self:STANet) -> bool:
     return self._vote
 
 @patch(set_prop=True)
-def vote(self:STANet, v:bool):
+def vote(self:STANet, v:bool # Only with one channel, the distance
+        ):
     if v and self.n_out != 1: raise ValueError("vote=True decides by the distance, which only n_out=1 gives")
     self._vote = bool(v)
     if self.args: self.args = dict(self.args, vote=self._vote)
@@ -143,6 +144,12 @@ def votes(self:STANet, a:Tensor, # Date A [N,C,H,W]
     "The decision of every cell of the distance map, enlarged."
     d = self.outputs(a, b).native
     return resize_logits(MARGIN*(d > MARGIN/2).to(d.dtype), a.shape[-2:])
+
+@patch
+def look_as_published(self:STANet) -> STANet: # The same model
+    "In windows, and by votes where the output is a distance."
+    self.vote = self.n_out == 1
+    return CDModel.look_as_published(self)
 
 @patch
 def forward(self:STANet, a:Tensor, # Date A [N,C,H,W]
@@ -167,7 +174,7 @@ stanet_keys = rename_keys(*resnet_stem_rules(), *conv_bn_rules(r'decode_head\.fp
     *[(rf'decode_head\.netA\.Self_Att\.stages\.(\d)\.f_{k}\.(.*)', rf'attend.stages.\1.{k[0]}.\2') for k in ('query','key','value')], (r'decode_head\.netA\.Self_Att\.conv_bn\.0\.(.*)', r'attend.mix.\1'))
 
 # levir_f1, levir_iou: Open-CD's own results on the test images of LEVIR-CD (changed class, pooled, %), from its README
-_common = dict(n_out=1, loss='bcl', native_stride=4, window=256, vote=True, pretrained='ResNet-18-V1c, ImageNet-1k (open-mmlab)',
+_common = dict(n_out=1, loss='bcl', native_stride=4, window=256, pretrained='ResNet-18-V1c, ImageNet-1k (open-mmlab)',
     reference='Chen, Shi: A spatial-temporal attention-based method and a new dataset for remote sensing image change detection. Remote Sensing 12(10), 2020')
 
 @register_cd('stanet_base', cd_recipe(kd_weight=5e-3, params=12.764, gmacs_512=70.311, jl1_miou=66.76, jl1_f1=74.73, levir_f1=80.57, levir_iou=67.46, **_common), encoder='resnet18_v1c', opencd_keys=stanet_keys)
