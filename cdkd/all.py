@@ -17,6 +17,7 @@ from .data.load import *
 from .data.sets import *
 from .data.block import *
 from .data.partition import *
+from .data.cache import *
 from .models.encoder import *
 from .models.fusion import *
 from .models.decoder import *
@@ -31,6 +32,7 @@ from .predict import *
 from .distill.core import *
 from .distill.mtkd import *
 from .distill.op import *
+from .distill.cache import *
 from .evaluate import *
 from .experiments import *
 from .hub import *

@@ -25,6 +25,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from .core import bars_wanted, closest
+from .data.block import TensorMap
 from .losses.seg import loss_for, plain
 from .metrics import cd_metrics, share_counts
 from .models.encoder import encoder_weights
@@ -32,7 +33,7 @@ from .models.registry import CD_MODELS, create_cd_model, resize_logits
 
 # %% ../nbs/33_learner.ipynb #816185f0
 class CDBatch(Callback):
-    "Take `idx` off the batch before model and loss see it, and unpack the model's full output into `learn.out` and `learn.pred`."
+    "Take `idx` and maps off the batch before model and loss see it, and unpack the model's full output into `learn.out` and `learn.pred`."
     order = -5
     def before_fit(self):
         if not getattr(self.learn, 'fitting', False) or not hasattr(self.model, 'cfg'): return
@@ -46,6 +47,7 @@ class CDBatch(Callback):
         self.learn.idx = None
         if yb and yb[-1].ndim==1 and not yb[-1].is_floating_point(): # the row numbers; a loader without labels has only these
             self.learn.idx, yb = plain(yb[-1]).cpu(), yb[:-1]
+        self.learn.maps, yb = [plain(y) for y in yb if isinstance(y, TensorMap)], tuple(y for y in yb if not isinstance(y, TensorMap))
         self.learn.xb, self.learn.yb = xb, yb
         check_batch(self.model, xb, yb)
     def after_pred(self):
@@ -116,7 +118,7 @@ class PlainTable:
 # %% ../nbs/33_learner.ipynb #dfb75a4b
 class CDLearner(Learner):
     "A `Learner` for image pairs; made by `cd_learner`."
-    fitting, first_epoch, idx, out, recipe = False, 0, None, None, None
+    fitting, first_epoch, idx, maps, out, recipe = False, 0, None, (), None, None
     def fit(self, n_epoch:int, lr=None, wd=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "Fit from `start_epoch` to `n_epoch`, as fastai's `Learner.fit`."
         logger, self.fitting, self.first_epoch = self.logger, True, start_epoch

@@ -408,7 +408,7 @@ def main():
 
     tmp = Path(tempfile.mkdtemp(prefix='cdkd-check-')).resolve()
     work = tmp/'work'/'cdkd'
-    os.environ.update({'OMP_NUM_THREADS': '1', 'MPLBACKEND': os.environ.get('MPLBACKEND', 'Agg'), 'PYTHONPATH': str(work), 'CDKD_NO_BAR': '1', 'PYTHONUTF8': '1', 'PYTHONDONTWRITEBYTECODE': '1', 'TQDM_DISABLE': '1'})
+    os.environ.update({'OMP_NUM_THREADS': '1', 'MPLBACKEND': os.environ.get('MPLBACKEND', 'Agg'), 'PYTHONPATH': str(work), 'CDKD_NO_BAR': '1', 'PYTHONUTF8': '1', 'PYTHONDONTWRITEBYTECODE': '1', 'TQDM_DISABLE': '1', 'CDKD_CACHE': str(work.parent/'cache')})
     if (ROOT.parent/'shared').is_dir(): os.environ.setdefault('CDKD_SHARED', str(ROOT.parent/'shared'))
     copy_project(work)
     c, results, times, t0 = Ctx(work, tmp, args, ini['DEFAULT']), [], [], time.perf_counter()

@@ -35,7 +35,11 @@ class Frozen:
         self.names, self.models = list(teachers), [freeze(t) for t in teachers.values()]
         self.calls = 0
     def __len__(self): return len(self.models)
-    def to(self, device): self.models = [m.to(device).eval() for m in self.models]; return self
+    def setup(self, kd): self.models = [m.to(kd.dls.device).eval() for m in self.models]
+    def release(self): pass
+    def rows(self, t, kd, r, host, view=None): # The answer of teacher `t` for rows `r` of the batch (None: all; `host`: the same on the host), shown to it through `view`
+        a, b = kd.xb[:2] if r is None else (x[r] for x in kd.xb[:2])
+        return self(t, *((a, b) if view is None else view(a, b)))
     @torch.no_grad()
     def __call__(self, t:int, # Which teacher
                  a:Tensor, b:Tensor, # The rows it is responsible for, [n,C,H,W] each
@@ -49,6 +53,8 @@ class ByCAR:
     def __init__(self, bins:CarBins # Thresholds; bin `i` belongs to teacher `i`
                 ): self.bins = bins
     def __len__(self): return self.bins.n
+    @property
+    def fixed(self): return not self.bins.legacy                        # known from the row number alone
     def setup(self, learn): self.which = torch.as_tensor(self.bins(learn.dls.pairs['car'].to_numpy()))
     def __call__(self, learn # A learner in the middle of a batch: `idx`, `yb`
                 ) -> Tensor: # [N,T] on the host
@@ -74,6 +80,7 @@ class RandomBins(ByCAR):
 
 class All:
     "Every teacher counts fully for every sample."
+    fixed = True
     def __init__(self, n:int=1 # Number of teachers
                 ): self.n = n
     def __len__(self): return self.n
@@ -86,6 +93,7 @@ class Renormalise:
     def __init__(self, student:tuple, # (mean, std) per channel that the batch was normalised with
                  teacher:tuple, # (mean, std) per channel that the teacher was trained with
                 ): self.stats = [torch.tensor(s, dtype=torch.float32).view(1, -1, 1, 1) for s in (*student, *teacher)]
+    def __repr__(self): return f'Renormalise({[s.flatten().tolist() for s in self.stats]})'
     def __call__(self, a:Tensor, b:Tensor) -> tuple[Tensor, Tensor]:
         ms, ss, mt, st = (s.to(a.device, a.dtype) for s in self.stats)
         return tuple(((x*ss + ms) - mt)/st for x in (a, b))
@@ -111,7 +119,7 @@ def auto_weight(g_sup:Tensor, # Pull of the supervised loss, a scalar
 class Distill(Callback):
     "Add a teacher's signal to the training loss; log every term and the share of the gradient."
     order, run_valid = 5, False
-    def __init__(self, source, # Who teaches: `Frozen`
+    def __init__(self, source, # Who teaches: `Frozen`, `Cached`
                  router, # Whose turn it is: W[N,T] from the learner's batch
                  signals=None, # What is compared; one signal or several, each of weight 1 (default `LogitMSE()`)
                  weight:float|str|Callable='auto', # λ as a number, 'auto', or a function from the student to a number
@@ -128,7 +136,8 @@ class Distill(Callback):
 
     def before_fit(self):
         self.check_outputs(); self.lam = self.weight(self.model) if callable(self.weight) else self.weight
-        self.source.to(self.dls.device); self.router.setup(self.learn)
+        self.router.setup(self.learn); self.source.setup(self)
+    def release(self): self.source.release()
     def before_train(self): self.sums, self.n = {}, 0
 
 @patch
@@ -142,19 +151,17 @@ def check_outputs(self:Distill) -> None:
 
 # %% ../../nbs/40_distill.core.ipynb #e49b4df0
 @patch
-def per_sample_signals(self:Distill, out, # `CDOut` of the student
-                       a:Tensor, b:Tensor, # The batch, [N,C,H,W] each
+def per_sample_signals(self:Distill, out, # `CDOut` of the student for the learner's batch
                        W:Tensor, # Weights [N,T] on the host
                       ) -> Tensor: # [S,N], a row per signal
     "Signals [S,N] of the student's `out` against the teachers that `W` names."
-    if self.view is not None: a, b = self.view(a, b)
     total = out.native.new_zeros(len(self.signals), len(W), dtype=torch.float32).as_subclass(Tensor)
     for t in range(W.shape[1]):
         rows = W[:, t].nonzero().flatten()
         if not len(rows): continue
         everyone = len(rows) == len(W)
-        r, w = rows.to(a.device, non_blocking=True), W[rows, t].to(a.device, non_blocking=True)
-        teacher = self.source(t, a if everyone else a[r], b if everyone else b[r])
+        r, w = (x.to(out.native.device, non_blocking=True) for x in (rows, W[rows, t]))
+        teacher = self.source.rows(t, self, None if everyone else r, rows, self.view)
         student = out if everyone else take_rows(out, r)
         total = total.index_add(1, r, torch.stack([s(student, teacher) for s in self.signals])*w)
     return total
@@ -172,7 +179,7 @@ def after_loss(self:Distill):
     if self.learn.idx is None: raise ValueError("the batch carries no row numbers, so no router can work; make the loaders with cd_dls")
     out, W = self.learn.out, self.router(self.learn)
     if W.ndim != 2: raise NotImplementedError(f"weights per pixel, W{list(W.shape)}, are not supported yet; a router gives W[N,T]")
-    self.per_sample = self.per_sample_signals(out, *self.xb, W)
+    self.per_sample = self.per_sample_signals(out, W)
     kd = self.per_sample.sum(0).mean()                                 # without gradient if no row has a teacher
     g_sup, g_kd = logit_grad_norm(self.loss_grad, out.native), logit_grad_norm(kd, out.native)
     weight = auto_weight(g_sup, g_kd, self.share) if self.lam == 'auto' else torch.full_like(g_kd, self.lam)

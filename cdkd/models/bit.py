@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from .decoder import init_classifier
-from .encoder import Encoder, _body, _probe
+from .encoder import Encoder, _body, _probe, encode_pair
 from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys, resize_logits, resnet_stem_rules
 
 # %% ../../nbs/24c_models.bit.ipynb #02cab9af
@@ -95,8 +95,10 @@ class BIT(CDModel):
     def features(self, x:Tensor # [N,C,H,W]
                 ) -> Tensor: # [N,dim,H/4,W/4]
         "One date's features before it has seen the other."
-        f = self.enc(x)[-1]
-        return F.relu(self.reduce(F.interpolate(f, scale_factor=2, mode='bilinear', align_corners=False)))
+        return self._reduced(self.enc(x))
+
+    def _reduced(self, maps):
+        return F.relu(self.reduce(F.interpolate(maps[-1], scale_factor=2, mode='bilinear', align_corners=False)))
 
     def _refine(self, x:Tensor, tokens:Tensor) -> Tensor:
         h, w = x.shape[-2:]
@@ -105,7 +107,7 @@ class BIT(CDModel):
         return x.transpose(1, 2).unflatten(2, (h,w))
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
-        fa, fb = self.features(a), self.features(b)
+        fa, fb = map(self._reduced, encode_pair(self.enc, a, b))
         t = torch.cat([self.tokenizer(fa), self.tokenizer(fb)], 1) + self.pos
         for block in self.token_enc: t = block(t)
         ta, tb = t.chunk(2, 1)

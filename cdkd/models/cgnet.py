@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from .decoder import conv_bn, init_classifier
-from .encoder import Encoder
+from .encoder import Encoder, encode_pair
 from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys
 
 # %% ../../nbs/24j_models.cgnet.ipynb #09bf50fa
@@ -74,7 +74,7 @@ class CGNet(CDModel):
         self.final = nn.Sequential(conv_bn(c[0], dim), init_classifier(nn.Conv2d(dim, n_out, 1)))
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
-        levels = [r(torch.cat([y, x], 1)) for r,x,y in zip(self.reduce, self.enc(a), self.enc(b))]
+        levels = [r(torch.cat([y, x], 1)) for r,x,y in zip(self.reduce, *encode_pair(self.enc, a, b))]
         coarse = self.coarse(_corners(levels[-1], levels[0]))
         change = coarse if self.n_out == 1 else coarse[:,1:] - coarse[:,:1]         # one channel of evidence for change
         x = levels.pop()

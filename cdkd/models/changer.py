@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from .decoder import MLPDecoder, conv_bn, init_classifier
-from .encoder import Encoder, forward_pair
+from .encoder import Encoder, encode_pair, forward_pair
 from .fusion import channel_exchange, spatial_exchange
 from .mit import MixFFN, mit_rules
 from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys, resnet_stem_rules
@@ -82,7 +82,7 @@ class Changer(CDModel):
         self.enc, self.head = enc, ChangerHead(enc.channels, n_out, dim)
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
-        if set(self.exchange) == {'none'}: return CDOut(self.head(self.enc(a), self.enc(b)))
+        if set(self.exchange) == {'none'}: return CDOut(self.head(*encode_pair(self.enc, a, b)))
         pairs = forward_pair(self.enc, a, b, lambda k,x,y: EXCHANGES[self.exchange[k]](x, y))
         return CDOut(self.head(*(list(maps) for maps in zip(*pairs))))
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..core import closest
 from .decoder import conv_bn, init_classifier, like
-from .encoder import Encoder
+from .encoder import Encoder, encode_pair
 from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys, resnet_stem_rules
 
 # %% ../../nbs/24h_models.changestar.ipynb #5c372823
@@ -123,7 +123,7 @@ class ChangeStar(CDModel):
             f"batch norm cannot train {self.name} on one image (its pyramid pooling averages the image to a single pixel): use batches of two or more")
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
-        sa, sb = self.seg(self.enc(a)), self.seg(self.enc(b))
+        sa, sb = map(self.seg, encode_pair(self.enc, a, b))
         ab, ba = (self.classify(self.drop(self.mixin(torch.cat(pair, 1)))) for pair in ((sa, sb), (sb, sa)))
         return CDOut(ab, reverse=ba)
 

@@ -9,7 +9,7 @@ __all__ = ['ifn_keys', 'SpatialAttention', 'IFNLevel', 'IFN', 'ifn']
 import torch
 from torch import nn, Tensor
 
-from .encoder import Encoder
+from .encoder import Encoder, encode_pair
 from .fcsn import fit_to
 from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys
 from .snunet import ChannelAttention
@@ -77,7 +77,7 @@ class IFN(CDModel):
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
         x, outs = None, []
-        for level,fa,fb in zip(reversed(self.levels), reversed(self.enc(a)), reversed(self.enc(b))):
+        for level,fa,fb in zip(reversed(self.levels), *map(reversed, encode_pair(self.enc, a, b))):
             x, logits = level(fa, fb, x)
             outs.append(logits)
         return CDOut(outs[-1], aux=tuple(outs[:-1]) or None)

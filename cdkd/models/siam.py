@@ -10,7 +10,7 @@ import torch
 from torch import nn, Tensor
 
 from .decoder import MLPDecoder, UNetDecoder, init_classifier
-from .encoder import Encoder
+from .encoder import Encoder, batch_dates, encode_pair
 from .fusion import Fusion, check_fusion
 from .registry import CDModel, CDOut, cd_recipe, register_cd
 
@@ -24,12 +24,12 @@ class SiamCD(CDModel):
                  drop:float=.1, # Channel dropout before the classifier
                 ):
         super().__init__(n_out, encoder.in_chans, min_size=max(encoder.strides), stride=max(encoder.strides))
-        self.enc, self.fusion = encoder, Fusion(encoder.channels, fusion)
+        self.enc, self.fusion = batch_dates(encoder), Fusion(encoder.channels, fusion)      # both dates share the statistics of a batch
         self.dec = decoder(self.fusion.channels)
         self.drop, self.head = nn.Dropout2d(drop), init_classifier(nn.Conv2d(self.dec.channels, n_out, 1))
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
-        maps = [m.chunk(2) for m in self.enc(torch.cat([a, b]))]
+        maps = zip(*encode_pair(self.enc, a, b))
         return CDOut(self.head(self.drop(self.dec(self.fusion(*zip(*maps))))))
 
 # %% ../../nbs/24f_models.siam.ipynb #2b389140

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core import closest
 from .decoder import MLPDecoder, conv_bn
-from .encoder import Encoder, pad_to_multiple
+from .encoder import Encoder, encode_pair, pad_to_multiple
 from .registry import CDModel, CDOut, cd_recipe, conv_bn_rules, register_cd, rename_keys, resize_logits, resnet_stem_rules, window_logits
 
 # %% ../../nbs/24i_models.stanet.ipynb #584587f9
@@ -112,7 +112,7 @@ class STANet(CDModel):
             if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.weight, 1., .02)
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
-        fa, fb = (self.mlp(self.enc(x)) for x in (a, b))
+        fa, fb = map(self.mlp, encode_pair(self.enc, a, b))
         d = self.distance(*self.attend(torch.cat([fa, fb], 3)).chunk(2, 3))
         return CDOut(d if self.n_out == 1 else torch.cat([MARGIN/2 - d, d - MARGIN/2], 1))
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .encoder import Encoder
+from .encoder import Encoder, encode_pair
 from .registry import CDModel, CDOut, cd_recipe, register_cd, rename_keys
 
 # %% ../../nbs/24b_models.tinycd.ipynb #f7d97d17
@@ -71,7 +71,7 @@ class TinyCD(CDModel):
 
     def mask_maps(self, a:Tensor, b:Tensor) -> tuple[list,Tensor]: # Masks [N,1,h,w] at stride 1, 2, 4; the mixed map at stride 8
         "The masks from which the decoder is steered, and the map it starts from."
-        fa, fb = self.enc(a), self.enc(b)
+        fa, fb = encode_pair(self.enc, a, b)
         return [m(x, y) for m,x,y in zip(self.masks, [a, *fa], [b, *fb])], self.mix(fa[-1], fb[-1])
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
