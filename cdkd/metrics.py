@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .core import CHANGED, IGNORE
 from .losses.seg import plain
+from .ranks import gather, world_size
 
 # %% ../nbs/32_metrics.ipynb #a5bc98e5
 COUNTS = ('tp','fp','fn','tn')
@@ -99,7 +100,7 @@ def change_mask(logits:Tensor, # [N,K,H,W]
 class ChangeCounts:
     "Confusion counts of an epoch, one row per image, counted once per batch whoever asks."
     def __init__(self): self.reset()
-    def reset(self) -> None: self.rows, self.ids, self._last = [], [], None
+    def reset(self) -> None: self.rows, self.ids, self._last, self._synced = [], [], None, False
     def add(self, learn) -> None:
         "Count the batch of `learn`, unless that was done already."
         if learn.pred is self._last: return
@@ -107,6 +108,12 @@ class ChangeCounts:
         self.rows.append(confusion(change_mask(learn.pred, learn.model), learn.yb[0]))
         idx = getattr(learn, 'idx', None)
         if idx is not None: self.ids.append(plain(idx))
+    def sync(self) -> None:
+        "Take the counts of all ranks together, in order of their row numbers; once per epoch, whoever asks."
+        if self._synced or world_size()==1: return
+        conf, ids = (torch.cat(xs) for xs in zip(*gather((self.conf, self.idx if self.ids else torch.zeros(0, dtype=torch.long)))))
+        at = ids.argsort(stable=True) if len(ids)==len(conf) else torch.arange(len(conf))
+        self.rows, self.ids, self._synced = [conf[at]], [ids[at]] if len(ids)==len(conf) else [], True
     @property
     def conf(self) -> Tensor: # int64 [N,4] on the host
         self._last = None
@@ -127,6 +134,7 @@ class ChangeMetric(Metric):
         self._name, self.counts = name or score+('_img' if per_image else ''), counts or ChangeCounts()
     def reset(self): self.counts.reset()
     def accumulate(self, learn): self.counts.add(learn)
+    def sync(self): self.counts.sync()
     @property
     def value(self):
         conf = self.counts.conf
