@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['rank', 'world_size', 'process_group', 'by_itself', 'on_rank0', 'rank0_first', 'barrier', 'gather', 'rank_sum',
-           'rank_mean', 'all_true', 'split_bs']
+           'rank_mean', 'all_true', 'pool_norm', 'split_bs']
 
-# %% ../nbs/07_ranks.ipynb #a8c57ab6
+# %% ../nbs/07_ranks.ipynb #af23cde2
 import os, pickle, sys, warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, Callable, Iterator, Sequence
 
-# %% ../nbs/07_ranks.ipynb #c24f6029
+# %% ../nbs/07_ranks.ipynb #a0c85829
 _alone = []   # not empty while this process works for itself
 
 def _group(): # torch.distributed, where this process belongs to a group of several and has not left the others for a while
@@ -26,7 +26,7 @@ def world_size() -> int: # 1 alone
     "How many processes work together."
     return d.get_world_size() if (d := _group()) else 1
 
-# %% ../nbs/07_ranks.ipynb #77e926ef
+# %% ../nbs/07_ranks.ipynb #a16b55a5
 @contextmanager
 def process_group(timeout:float=7200, # Seconds one rank waits for another before it gives up; rank 0 may be reading or scoring meanwhile
                   quiet:bool=True, # Only rank 0 prints and warns
@@ -52,7 +52,7 @@ def _environ(**kwargs):
     finally:
         for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
-# %% ../nbs/07_ranks.ipynb #871cc522
+# %% ../nbs/07_ranks.ipynb #958a0c86
 @contextmanager
 def by_itself() -> Iterator[None]:
     "A block in which this process is alone: rank 0 of 1, for fastai too."
@@ -80,7 +80,7 @@ def _sendable(e): # The error as the other ranks can have it
     e.from_rank0 = True
     return e
 
-# %% ../nbs/07_ranks.ipynb #557f74b0
+# %% ../nbs/07_ranks.ipynb #54456b86
 def rank0_first(f:Callable[[], Any] # Makes something on its first call, finds it on the next
                ) -> Any: # What it returned on this rank
     "Rank 0 does `f()`, then the others do."
@@ -92,7 +92,7 @@ def barrier() -> None:
     "Wait until all ranks are here."
     if d := _group(): d.barrier()
 
-# %% ../nbs/07_ranks.ipynb #43622671
+# %% ../nbs/07_ranks.ipynb #1e7bd633
 def gather(x:Any # Something `pickle` knows
           ) -> list: # That of every rank, in order
     "`x` of all ranks."
@@ -121,7 +121,15 @@ def all_true(ok # Something with a truth value
     "Whether `ok` holds on every rank."
     return rank_sum([not bool(ok)])[0] == 0
 
-# %% ../nbs/07_ranks.ipynb #d21b3c4e
+def pool_norm(norms # Norms of this rank's parts of some vectors, a tensor of any shape
+             ): # Norms over all ranks, divided by the square root of their number; on the same device
+    "The norm of a vector of which every rank holds a part, up to a factor that is the same for all vectors."
+    if (d := _group()) is None: return norms
+    total = norms.detach()**2
+    d.all_reduce(total)
+    return (total/d.get_world_size()).sqrt()
+
+# %% ../nbs/07_ranks.ipynb #796246af
 def split_bs(bs:int, # Pairs in a batch
              what:str='bs', # Its name, for the message
             ) -> int: # Pairs on each rank
