@@ -32,7 +32,8 @@ class StopOnNaN(Callback):
     def after_loss(self):
         now, fine = self.learn.idx, bool(torch.isfinite(self.loss_grad).all())
         if all_true(fine): self._before = now; return
-        if fine: raise FloatingPointError(f"the loss of another rank is not finite at epoch {self.epoch}, step {self.iter}; its own message names the pairs")
+        healthy = bool(torch.isfinite(self.learn.pred).all())               # the loss of a whole batch is broken on all ranks by the pairs of one
+        if not all_true(healthy) and healthy or fine: raise FloatingPointError(f"the loss of another rank is not finite at epoch {self.epoch}, step {self.iter}; its own message names the pairs")
         broken = [n for n,p in self.model.named_parameters() if not torch.isfinite(p).all()]
         who, why = (self._before, f"weights were already broken ({', '.join(broken[:3])}{' ...' if len(broken)>3 else ''}), so look at the batch before: ") if broken else (self._rows(now), 'pairs ')
         raise FloatingPointError(f"the loss is {self.loss_grad.item()} at epoch {self.epoch}, step {self.iter}, lr {self.opt.hypers[-1]['lr']:.2g}; {why}{self._names(who)}. "

@@ -11,6 +11,7 @@ from typing import Sequence
 
 import numpy as np, pandas as pd, torch
 from fastai.learner import Metric
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import CHANGED, IGNORE
@@ -108,12 +109,6 @@ class ChangeCounts:
         self.rows.append(confusion(change_mask(learn.pred, learn.model), learn.yb[0]))
         idx = getattr(learn, 'idx', None)
         if idx is not None: self.ids.append(plain(idx))
-    def sync(self) -> None:
-        "Take the counts of all ranks together, in order of their row numbers; once per epoch, whoever asks."
-        if self._synced or world_size()==1: return
-        conf, ids = (torch.cat(xs) for xs in zip(*gather((self.conf, self.idx if self.ids else torch.zeros(0, dtype=torch.long)))))
-        at = ids.argsort(stable=True) if len(ids)==len(conf) else torch.arange(len(conf))
-        self.rows, self.ids, self._synced = [conf[at]], [ids[at]] if len(ids)==len(conf) else [], True
     @property
     def conf(self) -> Tensor: # int64 [N,4] on the host
         self._last = None
@@ -158,3 +153,12 @@ def cd_metrics(*scores:str # Names of `SCORES`, with `_img` for averages per ima
               ) -> list[ChangeMetric]: # Metrics on shared counts
     "Metrics by name; without names F1, IoU and mIoU pooled, and mIoU per image."
     return share_counts([ChangeMetric(s.removesuffix('_img'), per_image=s.endswith('_img')) for s in scores or ('f1','iou','miou','miou_img')])
+
+# %% ../nbs/32_metrics.ipynb #88d479e9
+@patch
+def sync(self:ChangeCounts) -> None:
+    "Take the counts of all ranks together, in order of their row numbers; once per epoch, whoever asks."
+    if self._synced or world_size()==1: return
+    conf, ids = (torch.cat(xs) for xs in zip(*gather((self.conf, self.idx if self.ids else torch.zeros(0, dtype=torch.long)))))
+    at = ids.argsort(stable=True) if len(ids)==len(conf) else torch.arange(len(conf))
+    self.rows, self.ids, self._synced = [conf[at]], [ids[at]] if len(ids)==len(conf) else [], True
