@@ -6,11 +6,11 @@
 __all__ = ['RankShare', 'RankPairDL', 'rank_share', 'RankModel', 'sync_batchnorm', 'put_back', 'equal_buffers', 'whole_batch',
            'sync_metric', 'check_metric', 'CDDistributedTrainer']
 
-# %% ../nbs/36_distributed.ipynb #a426dd8c
+# %% ../nbs/36_distributed.ipynb #5f08a996
 try: import accelerate
 except ImportError as e: raise ImportError("training on several processes needs accelerate: pip install 'cdkd[dist]'") from e
 
-# %% ../nbs/36_distributed.ipynb #4a088884
+# %% ../nbs/36_distributed.ipynb #583d33cf
 import inspect
 from contextlib import ExitStack
 from copy import copy
@@ -32,7 +32,7 @@ from .learner import CDLearner
 from .losses.seg import plain
 from .ranks import gather, on_rank0, rank, rank_sum, split_bs, world_size
 
-# %% ../nbs/36_distributed.ipynb #91fac0c6
+# %% ../nbs/36_distributed.ipynb #a8b5c783
 class RankShare:
     "Mixin for a `PairDL`: what one rank sees of its epoch."
     def mine(self, k:int) -> bool: # Whether place `k` of the epoch is this rank's
@@ -62,7 +62,7 @@ def rank_share(dl:PairDL, # An ordinary loader; it stays as it is
     out.fake_l = _FakeLoader(out, f.pin_memory, f.num_workers, f.timeout, persistent_workers=f.persistent_workers, pin_memory_device=f.pin_memory_device)
     return out
 
-# %% ../nbs/36_distributed.ipynb #8e9a3c8e
+# %% ../nbs/36_distributed.ipynb #39911a3b
 class RankModel(DistributedDataParallel):
     "DDP in training steps; in everything else the model inside: its attributes, names, state and evaluation."
     def __getattr__(self, k):
@@ -77,7 +77,7 @@ class RankModel(DistributedDataParallel):
 
 _NO_SYNC = 'forward_sync_buffers' if 'forward_sync_buffers' in inspect.signature(DistributedDataParallel).parameters else 'broadcast_buffers' # torch renames it in 2.15
 
-# %% ../nbs/36_distributed.ipynb #cb63ed2c
+# %% ../nbs/36_distributed.ipynb #b8429052
 def sync_batchnorm(model:nn.Module # Its batch normalisation layers are replaced
                   ) -> list: # (parent, name, layer) to put back
     "Put `SyncBatchNorm` in the place of every batch normalisation inside `model`, on the same parameters and statistics."
@@ -98,7 +98,7 @@ def equal_buffers(model:nn.Module) -> None:
         if id(b) in stats: dist.all_reduce(b); b /= world_size()
         else: dist.broadcast(b, 0)
 
-# %% ../nbs/36_distributed.ipynb #8fce242a
+# %% ../nbs/36_distributed.ipynb #e1b83f90
 class _Whole(torch.autograd.Function):
     "Parts [n,...] of all ranks as one batch [R*n,...]; its gradient goes to one's own part, R times."
     @staticmethod
@@ -118,7 +118,7 @@ def whole_batch(pred:Tensor, # Logits of this rank's part [n,K,H,W]
     sent = mask.to(torch.uint8) if mask.dtype == torch.int64 else mask            # labels are 0 to 255
     return _Whole.apply(plain(pred)), _Whole.apply(sent).to(mask.dtype)
 
-# %% ../nbs/36_distributed.ipynb #f7743a26
+# %% ../nbs/36_distributed.ipynb #22ac9a4a
 def _sums(m): return isinstance(m, (AvgLoss, AvgMetric)) or hasattr(m, 'total') and hasattr(m, 'count')
 
 def sync_metric(metric:Metric # After a pass over this rank's share
@@ -134,7 +134,7 @@ def check_metric(metric:Metric # Of a learner
     if not (hasattr(metric, 'sync') or _sums(metric) or hasattr(metric, 'accum_values')):
         raise TypeError(f"nobody knows how to put metric {getattr(metric, 'name', type(metric).__name__)!r} together from several processes: give it a method sync(), which makes its value the same on all ranks")
 
-# %% ../nbs/36_distributed.ipynb #7e4b6324
+# %% ../nbs/36_distributed.ipynb #c471b350
 class CDDistributedTrainer(DistributedTrainer):
     "Share out a fit over the processes of the group; alone it does nothing."
     order = 11
@@ -166,7 +166,7 @@ class CDDistributedTrainer(DistributedTrainer):
         if getattr(self.learn, 'fitting', True): self.release()
     def release(self): self.on = False; self.undo.close()
 
-# %% ../nbs/36_distributed.ipynb #82298fd5
+# %% ../nbs/36_distributed.ipynb #1c15361d
 @patch
 def check(self:CDDistributedTrainer) -> None:
     "Raise on every rank where the fit cannot be shared out or the ranks are about to do different things."
@@ -214,7 +214,7 @@ def pool_losses(self:CDDistributedTrainer) -> None:
         if isinstance(f, nn.Module): self.undo.callback(f.register_forward_pre_hook(whole).remove)
         else: self.undo.callback(setattr, owner, k, f); setattr(owner, k, lambda *args, f=f: f(*(whole(f, args) or args)))
 
-# %% ../nbs/36_distributed.ipynb #89a23885
+# %% ../nbs/36_distributed.ipynb #e9e84b32
 @patch
 def to_distributed(self:CDLearner, sync_bn:bool=True, # `SyncBatchNorm` on GPUs
                    whole_loss:bool=True, # The loss of the whole batch on every rank

@@ -78,23 +78,28 @@ def resume(out, state, wait=None):
     with learn.no_logging(): resume_fit(learn, state, 4, cbs=[best, *([Wait(wait)] if wait else [])])
     if not rank(): torch.save(dict(weights=learn.model.state_dict(), history=learn.history.drop(columns='seconds').to_dict('list'), best=best.best_epoch), out)
 
+def both(out, state, other_out, other_state): resume(out, state); resume(other_out, other_state)
+
 class Spoil(Callback):
-    "On rank 1, in epoch 1: a loss that is not a number, or an error."
+    "On rank 1, in epoch 1: a loss or logits that are not numbers, or an error."
     order, run_valid = 6, False
-    def __init__(self, error): self.error = error
+    def __init__(self, what): self.what = what
+    def _now(self, what): return (self.what, rank(), self.epoch) == (what, 1, 1)
+    def after_pred(self):
+        if self._now('logits'): self.learn.pred = self.pred*float('nan')
     def after_loss(self):
-        if rank() != 1 or self.epoch != 1: return
-        if self.error: raise RuntimeError('on purpose')
-        self.learn.loss_grad = self.loss_grad*float('nan')
+        if self._now('error'): raise RuntimeError('on purpose')
+        if self._now('loss'): self.learn.loss_grad = self.loss_grad*float('nan')
 
 def spoil():
-    "First a NaN on one rank, which all notice; then an error on one rank."
+    "NaNs on one rank, which all notice and one explains; then an error on one rank."
     learn = learner()
     model, loaders = learn.model, list(learn.dls.loaders)
-    with learn.no_logging(), pytest.raises(FloatingPointError, match='another rank' if rank() == 0 else 'is nan at epoch 1'): learn.fit_poly(2, cbs=[StopOnNaN(), Spoil(False)])
-    assert learn.model is model and learn.dls.loaders == loaders
-    print('all noticed', flush=True)
-    with learn.no_logging(): learn.fit_poly(2, cbs=Spoil(True))
+    for what in ('loss', 'logits'):
+        with learn.no_logging(), pytest.raises(FloatingPointError, match='another rank' if rank() == 0 else 'is nan at epoch 1'): learn.fit_poly(2, cbs=[StopOnNaN(), Spoil(what)])
+        assert learn.model is model and learn.dls.loaders == loaders
+        print('all noticed', flush=True)
+    with learn.no_logging(): learn.fit_poly(2, cbs=Spoil('error'))
 
 def command(*argv):
     "`cdkd_mtkd` with a network of this file."
@@ -150,10 +155,9 @@ def test_killed_and_continued(tmp_path):
     for pid in (cut.pid, *(int(f.read_text().split()[0]) for f in files)): os.kill(pid, signal.SIGKILL)
     cut.communicate()
     (tmp_path/'alone.pt').write_bytes((tmp_path/'cut.pt').read_bytes())
-    whole = start('resume', tmp_path/'whole_result.pt', tmp_path/'whole.pt')
+    p = start('both', tmp_path/'cut_result.pt', tmp_path/'cut.pt', tmp_path/'whole_result.pt', tmp_path/'whole.pt')
     resume(tmp_path/'alone_result.pt', tmp_path/'alone.pt')        # one process goes on where two were
-    finish(whole)
-    finish(start('resume', tmp_path/'cut_result.pt', tmp_path/'cut.pt'))
+    finish(p)
     same(result(tmp_path/'whole_result.pt'), result(tmp_path/'cut_result.pt'), exact=True)
     same(result(tmp_path/'whole_result.pt'), result(tmp_path/'alone_result.pt'))
     assert [p.name for p in tmp_path.glob('.*')] == []
@@ -161,7 +165,7 @@ def test_killed_and_continued(tmp_path):
 def test_they_stop_together():
     begun = time.time()
     out, err = finish(start('spoil'), ok=False)
-    assert out.count('all noticed') == 1 and 'on purpose' in err and time.time()-begun < 100
+    assert out.count('all noticed') == 2 and 'on purpose' in err and time.time()-begun < 100
 
 def test_the_command(tmp_path):
     from cdkd.synth import synth_dataset
