@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .core import derive_seed, seed_everything
 from .io import atomic_write, safe_torch_load
+from .ranks import all_true, rank
 
 # %% ../nbs/34_callbacks.ipynb #395838d0
 class StopOnNaN(Callback):
@@ -29,8 +30,10 @@ class StopOnNaN(Callback):
     order, run_valid = MixedPrecision.order+2, False # after autocast has been left
     def before_fit(self): self._before = None
     def after_loss(self):
-        now = self.learn.idx
-        if torch.isfinite(self.loss_grad).all(): self._before = now; return
+        now, fine = self.learn.idx, bool(torch.isfinite(self.loss_grad).all())
+        if all_true(fine): self._before = now; return
+        healthy = bool(torch.isfinite(self.learn.pred).all())               # the loss of a whole batch is broken on all ranks by the pairs of one
+        if not all_true(healthy) and healthy or fine: raise FloatingPointError(f"the loss of another rank is not finite at epoch {self.epoch}, step {self.iter}; its own message names the pairs")
         broken = [n for n,p in self.model.named_parameters() if not torch.isfinite(p).all()]
         who, why = (self._before, f"weights were already broken ({', '.join(broken[:3])}{' ...' if len(broken)>3 else ''}), so look at the batch before: ") if broken else (self._rows(now), 'pairs ')
         raise FloatingPointError(f"the loss is {self.loss_grad.item()} at epoch {self.epoch}, step {self.iter}, lr {self.opt.hypers[-1]['lr']:.2g}; {why}{self._names(who)}. "
@@ -83,7 +86,7 @@ def seed_epoch(learn:Learner, # Its loaders are seeded too
                epoch:int, # Number of the epoch
               ) -> None:
     "Seed Python, NumPy, torch and the loaders of `learn` for one epoch."
-    seed_everything(derive_seed(seed, 'epoch', epoch))
+    seed_everything(derive_seed(seed, 'epoch', epoch, *([rank()] if rank() else []))) # dropout draws for each rank on its own, the loaders alike
     for i, dl in enumerate(learn.dls.loaders): dl.rng = random.Random(derive_seed(seed, 'loader', i, epoch))
 
 # %% ../nbs/34_callbacks.ipynb #088a702d
@@ -156,6 +159,7 @@ def _opt_state(opt, state): # On the devices of the parameters: torch's optimise
 
 @patch
 def _save(self:Resumable, finished:bool):
+    if rank(): return                                                   # the states are the same, and one file is enough
     learn, rec = self.learn, self.learn.recorder
     state = dict(about=self._about(), epoch=learn.epoch if finished else self._done, finished=finished, train_iter=learn.train_iter, model=learn.model.state_dict(), opt=learn.opt.state_dict(),
                  cbs={n: cb.resume_state() for n,cb in _cb_states(learn).items()},

@@ -11,6 +11,8 @@ from typing import Callable
 
 from fastcore.docments import docments
 
+from .ranks import process_group, rank
+
 # %% ../nbs/57_cli.ipynb #05fb2f14
 def command(f:Callable # A function whose parameters have defaults and docments
            ) -> dict: # Its arguments, from the command line
@@ -25,7 +27,8 @@ def _run(job):
     if os.environ.get('CDKD_TRACEBACK'): return job()
     try: return job()
     except (ValueError, FileNotFoundError, KeyError, RuntimeError, ImportError, FloatingPointError) as e:
-        sys.exit(f"error: {e.args[0] if isinstance(e, KeyError) else e}\n(CDKD_TRACEBACK=1 shows where)")
+        if getattr(e, 'from_rank0', False) and rank(): sys.exit(1)   # rank 0 says it
+        sys.exit(f"error{f' on rank {rank()}' if rank() else ''}: {e.args[0] if isinstance(e, KeyError) else e}\n(CDKD_TRACEBACK=1 shows where)")
     except KeyboardInterrupt: sys.exit('\nstopped; the same command continues')
 
 def train_mtkd(
@@ -56,7 +59,7 @@ def train_mtkd(
     from cdkd.experiments import MTKDExperiment, show_result
     if arch is None: set_num_threads(1)                         # the tiny default network is twice as fast on one thread as on two (measured)
     reading = dict(spec=spec, seed=split_seed, test_frac=test_frac, mask_rule=mask_rule, group=group)
-    with MTKDExperiment(out, data, arch, encoder, size, epochs, seeds, bins, bs, lr, loss, share=share, aug=aug, crop=crop, pretrained=pretrained, amp=amp,
+    with process_group(), MTKDExperiment(out, data, arch, encoder, size, epochs, seeds, bins, bs, lr, loss, share=share, aug=aug, crop=crop, pretrained=pretrained, amp=amp,
                         **{k: v for k, v in reading.items() if v not in (None, 0)}) as exp: show_result(exp, exp.go())
 
 def mtkd() -> None:

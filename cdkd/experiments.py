@@ -29,6 +29,7 @@ from .metrics import score_table
 from .models.zoo import create_cd_model
 from .plot import paired_gain, plot_bins, plot_car, plot_curves, seed_interval, show_pairs
 from .predict import load_cd_model, save_cd_model
+from .ranks import on_rank0, rank, rank0_first, split_bs, world_size
 from .runs import Run
 from .synth import synth_dataset
 
@@ -62,11 +63,13 @@ class MTKDExperiment:
                 ):
         for k, v in dict(size=size, epochs=epochs, bs=bs, seeds=seeds).items():
             if v < 1: raise ValueError(f"{k} must be at least 1, not {v}")
+        split_bs(bs)
+        self.sharing = _sharing()
         if arch is None: arch, encoder, lr, loss = TINY['arch'], encoder or TINY['encoder'], lr or TINY['lr'], loss or TINY['loss']
         self.opts = dict(arch=arch, encoder=encoder, size=size, epochs=epochs, bs=bs, lr=lr, loss=loss, warmup=warmup, share=share, teacher_share=teacher_share, aug=aug, crop=crop, pretrained=pretrained, amp=amp)
         self.out, self.data, self.seeds, self.bins_by, self.reading, self.n_synth = Path(out), data, seeds, bins, reading, n_synth or dict(train=320, val=60, test=120)
         self.bands = 3
-        if not crop: self.make_model().check_size(size, size)
+        if not crop: rank0_first(self.make_model).check_size(size, size)                    # pretrained weights are pulled by rank 0
         self.open()
 
     def make_model(self):
@@ -74,6 +77,11 @@ class MTKDExperiment:
         return create_cd_model(o['arch'], in_chans=self.bands, **({'encoder': o['encoder']} if o['encoder'] else {}), **({'pretrained': True} if o['pretrained'] else {}))
     def __enter__(self): return self
     def __exit__(self, *_): self.run.close()
+
+def _sharing(): # The callback that shares out a training, where several processes work together
+    if world_size() == 1: return None
+    from cdkd.distributed import CDDistributedTrainer
+    return CDDistributedTrainer()
 
 # %% ../nbs/51_experiments.ipynb #ffd1372a
 @patch
@@ -83,8 +91,8 @@ def open(self:MTKDExperiment) -> None:
     aug_recipe(self.opts['aug'], self.opts['size']); as_bins(self.bins_by, np.linspace(0, 1, 9))    # names first: the run folder remembers
     if self.data is None:
         self.run = Run(self.out, dict(settings, data='synthetic', n_synth=self.n_synth), free=('seeds',))
-        self.table = car_table(synth_dataset(self.out/'data', self.n_synth, size=self.opts['size'], gsd=1.))   # 1 m, or 64 pixels would show one house
-    else: self.table = car_table(self.data, **self.reading)
+        self.table = rank0_first(lambda: car_table(synth_dataset(self.out/'data', self.n_synth, size=self.opts['size'], gsd=1.)))   # 1 m, or 64 pixels would show one house
+    else: self.table = rank0_first(lambda: car_table(self.data, **self.reading))
     absent = {'train', 'val', 'test'} - set(self.table['split'])
     if absent: raise ValueError(f"{self.data} has no {' and no '.join(sorted(absent))} pairs; the experiment trains on train, chooses on val and scores on test. Carve a test split from train with test_frac=.2 (--test-frac 0.2)")
     self.load_data()
@@ -101,6 +109,7 @@ def load_data(self:MTKDExperiment) -> None:
     self.bands = self.dls.bands
     self.make_model().predict(*[x.as_subclass(torch.Tensor) for x in cd_dl(self.dls, 'train', bs=1).one_batch()[:2]])
     self.parts = bin_dls(self.dls, self.bins)
+    for n, p in self.parts.items(): split_bs(p.train.bs, f'bin {n!r} has few training pairs: bs')
     dull = [n for n, p in self.parts.items() if not self.table['car'].iloc[p.train.dataset.rows].any()]
     if dull: raise ValueError(f"no training pair in bin {dull[0]!r} ({self.bins.ranges()[self.bins.names.index(dull[0])]}) has any change, so no teacher can learn from it. Use bins that reach further: bins='paper', or leave unchanged pairs out")
 
@@ -117,15 +126,16 @@ def train(self:MTKDExperiment, seed:int, # Which seed
         seed_everything(derive_seed(seed, 'init'))
         model, best = self.make_model() if start is None else start.clone(), KeepBest()
         learn = cd_learner(dls, model, self.opts['loss'], lr=self.opts['lr'])
-        cbs = [StopOnNaN(), best, *filter(None, (kd, self.report(f'seed {seed}: {name}'), Autocast() if self.opts['amp'] else None))]
+        cbs = [StopOnNaN(), best, *filter(None, (kd, self.report(f'seed {seed}: {name}'), Autocast() if self.opts['amp'] else None, self.sharing))]
         stream = derive_seed(seed, name if start is None else 'student')
         with learn.no_bar(), learn.no_logging(): resume_fit(learn, folder/'state.pt', epochs, seed=stream, cbs=cbs, warmup=self.opts['warmup'])
-        save_cd_model(folder/'model.safetensors', learn.model, dict(self.opts, stage=name, seed=seed))
-        with atomic_write(folder/'history.csv') as p: learn.history.to_csv(p, index=False)
+        if not rank():
+            save_cd_model(folder/'model.safetensors', learn.model, dict(self.opts, stage=name, seed=seed))
+            with atomic_write(folder/'history.csv') as p: learn.history.to_csv(p, index=False)
         log = {k: float(learn.history[k].mean()) for k in ('kd_share', 'kd_weight') if k in learn.history}
         return dict(valid_f1=best.best, best_epoch=best.best_epoch, steps=epochs*len(dls.train), **log)
     result = self.run.stage(f'seed{seed}/{name}', work)
-    (self.out/f'seed{seed}'/name/'state.pt').unlink(missing_ok=True)   # large, and of no more use
+    if not rank(): (self.out/f'seed{seed}'/name/'state.pt').unlink(missing_ok=True)   # large, and of no more use
     return result
 
 @patch
@@ -225,8 +235,15 @@ def counts(self:MTKDExperiment, seed:int, # Which seed
 def go(self:MTKDExperiment) -> pd.DataFrame: # `scores()`
     "Do whatever is not done yet; write `scores.csv` and the figures."
     self.bar = Report(self)
-    for seed in range(self.seeds): self.train_seed(seed); self.score_seed(seed)
+    for seed in range(self.seeds):
+        self.train_seed(seed)
+        on_rank0(lambda: self.score_seed(seed))
     self.bar.bar.close()
+    return on_rank0(self.finish)
+
+@patch
+def finish(self:MTKDExperiment) -> pd.DataFrame: # `scores()`
+    "Write `scores.csv` and the figures of a run in which everything is done."
     scores = self.scores()
     with atomic_write(self.out/'scores.csv') as p: scores.to_csv(p, index=False)
     self.figures(scores)

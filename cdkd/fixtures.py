@@ -45,7 +45,7 @@ def synth_dls(n:int=12, # Training pairs
               **kwargs, # For `cd_dls`
              ): # DataLoaders of (date A, date B, mask, idx); rows of `.pairs`: train, val, test
     "DataLoaders on a small synthetic data set."
-    return cd_dls(synth_folder(n, n_valid, n_test, size, seed, car), bs=bs, aug=aug, seed=seed, num_workers=0, **kwargs)
+    return cd_dls(synth_folder(n, n_valid, n_test, size, seed, car), bs=bs, aug=aug, seed=seed, num_workers=0, **{'cache': False, **kwargs})
 
 # %% ../nbs/39_fixtures.ipynb #e39358d7
 def synth_cd_learner(model='fc_siam_diff', # Name of a change model, or a model

@@ -20,6 +20,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import to_detach
 from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from .losses.seg import loss_for, plain
 from .metrics import cd_metrics, share_counts
 from .models.encoder import encoder_weights
 from .models.registry import CD_MODELS, create_cd_model, resize_logits
+from .ranks import rank_mean
 
 # %% ../nbs/33_learner.ipynb #816185f0
 class CDBatch(Callback):
@@ -92,7 +94,7 @@ class History(Callback):
         self.n_fits += 1
     def before_train(self): self._trained, self._start = True, time.time()
     def after_validate(self):
-        if self._active and self._trained: vals = self._cols(); self.recorder.log += [_number(vals.get(n)) for n in self._names]
+        if self._active and self._trained: vals = self._cols(); self.recorder.log += rank_mean([_number(vals.get(n)) for n in self._names])
     def after_epoch(self):
         if not (self._active and self._trained): return
         names = self.recorder.metric_names[1:len(self.recorder.metric_names)-bool(self.recorder.add_time)]
@@ -132,6 +134,7 @@ class CDLearner(Learner):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
     def _end_cleanup(self): super()._end_cleanup(); self.out = None
+    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b, cpu, gather) if hasattr(getattr(self, 'dl', None), 'to_detach') else to_detach(b, cpu, False) # a loader that is not shared out gives every rank everything
     @contextmanager
     def _not_fitting(self):
         was, self.fitting = self.fitting, False

@@ -11,10 +11,12 @@ from typing import Sequence
 
 import numpy as np, pandas as pd, torch
 from fastai.learner import Metric
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import CHANGED, IGNORE
 from .losses.seg import plain
+from .ranks import gather, world_size
 
 # %% ../nbs/32_metrics.ipynb #a5bc98e5
 COUNTS = ('tp','fp','fn','tn')
@@ -99,7 +101,7 @@ def change_mask(logits:Tensor, # [N,K,H,W]
 class ChangeCounts:
     "Confusion counts of an epoch, one row per image, counted once per batch whoever asks."
     def __init__(self): self.reset()
-    def reset(self) -> None: self.rows, self.ids, self._last = [], [], None
+    def reset(self) -> None: self.rows, self.ids, self._last, self._synced = [], [], None, False
     def add(self, learn) -> None:
         "Count the batch of `learn`, unless that was done already."
         if learn.pred is self._last: return
@@ -127,6 +129,7 @@ class ChangeMetric(Metric):
         self._name, self.counts = name or score+('_img' if per_image else ''), counts or ChangeCounts()
     def reset(self): self.counts.reset()
     def accumulate(self, learn): self.counts.add(learn)
+    def sync(self): self.counts.sync()
     @property
     def value(self):
         conf = self.counts.conf
@@ -150,3 +153,12 @@ def cd_metrics(*scores:str # Names of `SCORES`, with `_img` for averages per ima
               ) -> list[ChangeMetric]: # Metrics on shared counts
     "Metrics by name; without names F1, IoU and mIoU pooled, and mIoU per image."
     return share_counts([ChangeMetric(s.removesuffix('_img'), per_image=s.endswith('_img')) for s in scores or ('f1','iou','miou','miou_img')])
+
+# %% ../nbs/32_metrics.ipynb #88d479e9
+@patch
+def sync(self:ChangeCounts) -> None:
+    "Take the counts of all ranks together, in order of their row numbers; once per epoch, whoever asks."
+    if self._synced or world_size()==1: return
+    conf, ids = (torch.cat(xs) for xs in zip(*gather((self.conf, self.idx if self.ids else torch.zeros(0, dtype=torch.long)))))
+    at = ids.argsort(stable=True) if len(ids)==len(conf) else torch.arange(len(conf))
+    self.rows, self.ids, self._synced = [conf[at]], [ids[at]] if len(ids)==len(conf) else [], True

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from .core import cpu_count
 from .io import load_json, save_json, settings_diff
+from .ranks import barrier, on_rank0, rank
 
 # %% ../nbs/05_runs.ipynb #e8726377
 def environment() -> dict: # Versions and hardware
@@ -35,11 +36,14 @@ class Run:
                  settings:Mapping, # JSON-able; the same settings continue the run, others are refused
                  free:tuple=(), # Names of settings that may differ from the recorded ones
                 ):
-        self.out, self.settings = Path(out), dict(settings)
+        self.out, self.settings, self._lockfile = Path(out), dict(settings), None
+        on_rank0(lambda: self._open(free))
+
+    def _open(self, free):
         file = self.out/'run.json'
-        if self.out.exists() and not self.out.is_dir(): raise ValueError(f"{out} is a file; name a folder for the run")
+        if self.out.exists() and not self.out.is_dir(): raise ValueError(f"{self.out} is a file; name a folder for the run")
         if self.out.exists() and not file.exists() and any(p.name != '.lock' and p.suffix != '.tmp' for p in self.out.iterdir()):
-            raise ValueError(f"{out} is not empty and is not a run of cdkd (no run.json in it); name another folder")
+            raise ValueError(f"{self.out} is not empty and is not a run of cdkd (no run.json in it); name another folder")
         self.out.mkdir(parents=True, exist_ok=True)
         self._lock()
         try:
@@ -70,7 +74,7 @@ def _lock(self:Run):
 @patch
 def close(self:Run) -> None:
     "Let go of the folder, so that another process or another `Run` may continue it."
-    self._lockfile.close()
+    if self._lockfile is not None: self._lockfile.close()                       # only rank 0 holds it
 
 # %% ../nbs/05_runs.ipynb #a06b2958
 @patch
@@ -79,13 +83,17 @@ def stage(self:Run, name:str, # Path of the stage inside the run: 'seed0/origin'
          ) -> Any: # What `fn` returned, now or in an earlier process
     "Do stage `name` once; a stage that is done is read, not repeated."
     folder = self.out/name
-    if (folder/'done.json').exists(): return self.result(name)
+    if on_rank0(lambda: _begin(folder)): return self.result(name)
+    start = time.time()
+    result = fn(folder)                          # on every rank: whoever writes in it is its own business
+    if not rank(): save_json(folder/'done.json', dict(result=result, seconds=round(time.time() - start, 1), finished=_now()))
+    barrier()
+    return self.result(name)
+
+def _begin(folder): # Whether the stage is done; else its folder, tidied
+    if (folder/'done.json').exists(): return True
     folder.mkdir(parents=True, exist_ok=True)
     for p in folder.glob('.*.tmp'): p.unlink()   # half-written files of a killed process
-    start = time.time()
-    result = fn(folder)
-    save_json(folder/'done.json', dict(result=result, seconds=round(time.time() - start, 1), finished=_now()))
-    return self.result(name)
 
 @patch
 def result(self:Run, name:str # Path of the stage

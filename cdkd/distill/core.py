@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..car import CarBins
 from ..core import derive_seed
 from ..losses.kd import LogitMSE
+from ..ranks import pool_norm
 
 # %% ../../nbs/40_distill.core.ipynb #9b72bb0c
 def freeze(model:nn.Module # Any model
@@ -181,7 +182,7 @@ def after_loss(self:Distill):
     if W.ndim != 2: raise NotImplementedError(f"weights per pixel, W{list(W.shape)}, are not supported yet; a router gives W[N,T]")
     self.per_sample = self.per_sample_signals(out, W)
     kd = self.per_sample.sum(0).mean()                                 # without gradient if no row has a teacher
-    g_sup, g_kd = logit_grad_norm(self.loss_grad, out.native), logit_grad_norm(kd, out.native)
+    g_sup, g_kd = (pool_norm(logit_grad_norm(l, out.native)) for l in (self.loss_grad, kd))     # over all ranks, if there are several
     weight = auto_weight(g_sup, g_kd, self.share) if self.lam == 'auto' else torch.full_like(g_kd, self.lam)
     self._log(W, sup_loss=self.loss_grad, kd_weight=weight, kd_share=weight*g_kd/(g_sup + weight*g_kd).clamp_min(1e-30))
     self.learn.loss_grad = self.loss_grad + weight*kd

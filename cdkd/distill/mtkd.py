@@ -12,6 +12,7 @@ from torch import nn
 
 from ..car import CarBins, as_bins
 from ..data.partition import bin_dls
+from .cache import Cached                                # with it comes `.cached()`
 from .core import All, ByCAR, Distill, Frozen, RandomBins
 from ..learner import cd_learner
 from ..losses.kd import LogitMSE
