@@ -37,6 +37,7 @@ from .evaluate import *
 from .experiments import *
 from .hub import *
 from .interop import *
+from .bench import *
 
 # %% ../nbs/59_all.ipynb #934b207a
 __all__ = [n for n in globals() if not n.startswith('_')]   # hand on what the modules above export

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 
-from .callbacks import Autocast, KeepBest, resume_fit, StopOnNaN
+from .callbacks import KeepBest, mixed_precision, resume_fit, StopOnNaN
 from .car import as_bins, PAPER_BINS
 from .core import bars_wanted, derive_seed, progress, seed_everything
 from .data.block import aug_recipe, cd_dl, cd_dls
@@ -57,7 +57,8 @@ class MTKDExperiment:
                  aug:str|None='flip', # Augmentation recipe of `cd_dls`
                  crop:bool=False, # Train on random crops and score whole images, instead of resizing
                  pretrained:bool=False, # Pretrained encoder (needs the Hub)
-                 amp:bool=False, # Train in bfloat16 mixed precision (`Autocast`); scores are always computed in float32
+                 amp:bool=False, # Train in the half precision that suits the device (`mixed_precision`); scores are always computed in float32
+                 cached:bool=False, # Ask the teachers once and keep their answers (`Distill.cached`), instead of in every step
                  n_synth:dict|None=None, # Pairs per split of the synthetic default
                  **reading, # For `cd_pairs`: spec, seed, test_frac, val_frac, mask_rule, group
                 ):
@@ -66,7 +67,7 @@ class MTKDExperiment:
         split_bs(bs)
         self.sharing = _sharing()
         if arch is None: arch, encoder, lr, loss = TINY['arch'], encoder or TINY['encoder'], lr or TINY['lr'], loss or TINY['loss']
-        self.opts = dict(arch=arch, encoder=encoder, size=size, epochs=epochs, bs=bs, lr=lr, loss=loss, warmup=warmup, share=share, teacher_share=teacher_share, aug=aug, crop=crop, pretrained=pretrained, amp=amp)
+        self.opts = dict(arch=arch, encoder=encoder, size=size, epochs=epochs, bs=bs, lr=lr, loss=loss, warmup=warmup, share=share, teacher_share=teacher_share, aug=aug, crop=crop, pretrained=pretrained, amp=amp, cached=cached)
         self.out, self.data, self.seeds, self.bins_by, self.reading, self.n_synth = Path(out), data, seeds, bins, reading, n_synth or dict(train=320, val=60, test=120)
         self.bands = 3
         if not crop: rank0_first(self.make_model).check_size(size, size)                    # pretrained weights are pulled by rank 0
@@ -125,8 +126,9 @@ def train(self:MTKDExperiment, seed:int, # Which seed
     def work(folder):
         seed_everything(derive_seed(seed, 'init'))
         model, best = self.make_model() if start is None else start.clone(), KeepBest()
+        teach = kd.cached() if kd and self.opts['cached'] else kd
         learn = cd_learner(dls, model, self.opts['loss'], lr=self.opts['lr'])
-        cbs = [StopOnNaN(), best, *filter(None, (kd, self.report(f'seed {seed}: {name}'), Autocast() if self.opts['amp'] else None, self.sharing))]
+        cbs = [StopOnNaN(), best, *filter(None, (teach, self.report(f'seed {seed}: {name}'), *(mixed_precision(dls.device, say=False) if self.opts['amp'] else ()), self.sharing))]
         stream = derive_seed(seed, name if start is None else 'student')
         with learn.no_bar(), learn.no_logging(): resume_fit(learn, folder/'state.pt', epochs, seed=stream, cbs=cbs, warmup=self.opts['warmup'])
         if not rank():
@@ -234,6 +236,7 @@ def counts(self:MTKDExperiment, seed:int, # Which seed
 @patch
 def go(self:MTKDExperiment) -> pd.DataFrame: # `scores()`
     "Do whatever is not done yet; write `scores.csv` and the figures."
+    if self.opts['amp']: mixed_precision(self.dls.device)               # says what it chooses, and why
     self.bar = Report(self)
     for seed in range(self.seeds):
         self.train_seed(seed)

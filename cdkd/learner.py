@@ -307,6 +307,8 @@ def cd_learner(dls:DataLoaders, # From `cd_dls`: batches (a, b, mask, idx)
                lr:float|None=None, # Peak learning rate; None: the recipe's
                wd:float|None=None, # Weight decay; None: the recipe's
                opt_func:Callable|None=None, # None: torch's AdamW with the recipe's betas
+               channels_last:bool=False, # Images and weights in the layout of pixels instead of planes
+               compile:bool=False, # Compile the model's forward pass with `torch.compile`
                cbs=None, # Further callbacks
                **kwargs, # For fastai's `Learner`: path, model_dir, ...
               ) -> CDLearner:
@@ -318,6 +320,8 @@ def cd_learner(dls:DataLoaders, # From `cd_dls`: batches (a, b, mask, idx)
     if not hasattr(model, 'outputs'): raise TypeError(f"{type(model).__name__} is not a change model: wrap_cd(net, n_out=2) makes it one")
     warn_random(model)
     if recipe=='paper': dls = as_published(dls, model)
+    if channels_last: model, dls = model.to(memory_format=torch.channels_last), dls.with_layout(torch.channels_last)
+    if compile: model.compile()                                         # in place: names of weights stay
     r = recipe_for(model, recipe)
     r = replace(r, lr=r.lr if lr is None else lr, wd=r.wd if wd is None else wd)
     mults = param_groups(model, r.rules)[1]

@@ -605,12 +605,19 @@ def with_aug(self:PairDLs, aug:'str|Sequence|None' # As in `cd_dls`
 @patch
 def with_norm(self:PairDLs, mean:Sequence, # Per band, on the 0..1 scale
               std:Sequence, # Per band
+              layout:torch.memory_format|None=None, # Of the batches; None: as before
              ) -> PairDLs: # Everything else shared
     "The same loaders with other statistics; what counts as white stays."
-    norm = NormalizePair(mean, std, self.norm.full_scale, self.norm.layout)
+    norm = NormalizePair(mean, std, self.norm.full_scale, layout or self.norm.layout)
     dls = self._like(*[dl.new(after_batch=[norm, BatchAug(norm.full_scale)]) for dl in self.loaders])
     dls.norm = norm
     return dls
+
+@patch
+def with_layout(self:PairDLs, layout:torch.memory_format # `torch.channels_last` or `torch.contiguous_format`
+               ) -> PairDLs: # Everything else shared
+    "The same loaders, with batches in another memory layout."
+    return self.with_norm(self.norm.mean, self.norm.std, layout)
 
 @patch
 def with_maps(self:PairDLs, maps, # Row -> {'target': [h,w,K], ...}, as in `PairDataset`; None: none

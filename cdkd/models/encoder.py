@@ -204,7 +204,7 @@ def batch_dates(model:nn.Module, # A change model
                 on:bool=True, # One pass for both dates, or two
                ) -> nn.Module: # The same model
     "Choose how `model`'s encoder sees the two dates; raises `ValueError` for a network without a shared `Encoder`."
-    encs = [m for m in model.modules() if isinstance(m, Encoder)]
+    encs = [m for m in model.modules() if hasattr(m, 'batched')]
     if not encs: raise ValueError(f"{getattr(model, 'name', type(model).__name__)} has no shared Encoder to batch; models that fuse the dates at the input see both in one pass already")
     for e in encs: e.batched = on
     return model

@@ -25,6 +25,7 @@ class Residual(nn.Module):
 
 class PlainEncoder(nn.Module):
     "One level per stride 2, 4, 8, ...: a strided convolution, then `depths` residual blocks."
+    batched = False
     def __init__(self, widths:tuple, # Channels per level, finest first
                  depths:tuple, # Residual blocks per level
                  in_chans:int=3, # Bands of one image
