@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNCHANGED', 'CHANGED', 'IGNORE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'derive_seed', 'seed_everything', 'seeded',
-           'closest', 'Registry', 'cpu_count', 'bars_wanted', 'progress']
+           'closest', 'Registry', 'cpu_count', 'bars_wanted', 'progress', 'keep_memory']
 
 # %% ../nbs/00_core.ipynb #d0041def
 import difflib, fnmatch, os, random, sys
@@ -87,3 +87,12 @@ def progress(it:Iterable, # What to go through
     "Go through `it` with a progress bar where somebody can see one."
     from tqdm.auto import tqdm
     return tqdm(it, total=total, desc=desc, disable=not bars_wanted(), leave=False)
+
+# %% ../nbs/00_core.ipynb #a878b58b
+def keep_memory() -> bool: # False where that cannot be done: the C library is not glibc, or CDKD_KEEP_MEMORY=0
+    "Let this process keep memory that it frees, instead of returning it to the system and asking for it again."
+    if os.environ.get('CDKD_KEEP_MEMORY') == '0' or sys.platform != 'linux': return False
+    import ctypes
+    try: libc = ctypes.CDLL('libc.so.6')
+    except OSError: return False
+    return bool(libc.mallopt(-4, 0) and libc.mallopt(-1, -1))           # M_MMAP_MAX 0: no block of its own for large arrays; M_TRIM_THRESHOLD -1: the heap never shrinks

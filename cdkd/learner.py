@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
-from .core import bars_wanted, closest
+from .core import bars_wanted, closest, keep_memory
 from .data.block import TensorMap
 from .losses.seg import loss_for, plain
 from .metrics import cd_metrics, share_counts
@@ -124,6 +124,7 @@ class CDLearner(Learner):
     def fit(self, n_epoch:int, lr=None, wd=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "Fit from `start_epoch` to `n_epoch`, as fastai's `Learner.fit`."
         logger, self.fitting, self.first_epoch = self.logger, True, start_epoch
+        if getattr(self.dls, 'device', None) is not None and torch.device(self.dls.device).type == 'cpu': keep_memory()
         try: super().fit(n_epoch, lr=lr, wd=wd, cbs=cbs, reset_opt=reset_opt)
         finally:
             self.logger, self.fitting = logger, False

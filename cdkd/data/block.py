@@ -6,7 +6,7 @@
 __all__ = ['TensorIdx', 'rotate_array', 'resize_array', 'do_step', 'PairTfm', 'PairHFlip', 'PairVFlip', 'PairRotate', 'PairRot90',
            'PairRotFlip', 'ExchangeTime', 'PairCrop', 'PhotoMetric', 'aug_recipe', 'augment_pair', 'PairReader',
            'PairDataset', 'NormalizePair', 'TensorMap', 'PairDL', 'TensorPlan', 'step_matrix', 'plan_pair', 'warp',
-           'light_rgb', 'BatchAug', 'ahead', 'PairDLs', 'cd_dls', 'cd_dl', 'ChangePair', 'show_batch', 'show_results']
+           'light', 'BatchAug', 'ahead', 'PairDLs', 'cd_dls', 'cd_dl', 'ChangePair', 'show_batch', 'show_results']
 
 # %% ../../nbs/13_data.block.ipynb #c8cbad67
 import queue, random, threading
@@ -147,6 +147,8 @@ class PairCrop(PairTfm):
     def steps(self, s, rng):
         H, W = s['mask'].shape; h, w = min(self.size[0], H), min(self.size[1], W); cell = max(H//len(x) for x in s.values())
         if (h, w) == (H, W): return []
+        for k, v in s.items():
+            if len(v) < H and (H % len(v) or W % v.shape[1]): raise ValueError(f"{k} is a map of {len(v)}x{v.shape[1]} cells over an image of {H}x{W} pixels, so a crop of it is not the map of a crop. Train on whole images, resize them to a multiple of the stride, or ask the teachers live")
         if h % cell or w % cell: raise ValueError(f"crops of {h}x{w} pixels cut through the cells of maps that are {cell} times coarser than the image; choose multiples of {cell}")
         for _ in range(self.tries if self.cat_max_ratio < 1 else 1):
             y, x = int(rng.integers((H-h)//cell+1))*cell, int(rng.integers((W-w)//cell+1))*cell; m = s['mask'][y:y+h, x:x+w]
@@ -232,6 +234,7 @@ class PairReader:
                 ):
         self.a, self.b, self.m, self.rule = (pairs[c].tolist() for c in ('a', 'b', 'mask', 'rule'))
         self.bands, self.size, self.store = bands, _size_of(size) if size is not None else None, None
+        self.pixels = int((pairs['h']*pairs['w']).sum()) if size is None and {'h', 'w'} <= set(pairs.columns) else None
     def read(self, i:int) -> dict:
         "Decode the files of row `i`."
         a, b = read_image(self.a[i], self.bands), read_image(self.b[i], self.bands)
@@ -244,12 +247,12 @@ class PairReader:
         if a.dtype != b.dtype: raise ReadError(f"{self.a[i]} is {a.dtype}, {self.b[i]} is {b.dtype}: convert one of them")
         s = dict(a=a, b=b, mask=m)
         return s if self.size is None else {k: resize_array(v, self.size, k == 'mask') for k, v in s.items()}
-    def decode_once(self, root=None, # Folder of the stores; None: in `cache_dir()`
+    def decode_once(self, root=None, # Folder that the stores are kept in, in `decoded`; None: `cache_dir()`
                     max_gb:float=20, # Gigabytes that all stores together may take
                    ) -> 'PairReader': # Itself
         "Read from the decoded cache from now on, if there is room for it."
         keys = [(a, b, m or '', r) for a, b, m, r in zip(self.a, self.b, self.m, self.rule)]
-        if keys: self.store = decoded_cache(keys, self.read, repr((self.bands, self.size)), root, max_gb)
+        if keys: self.store = decoded_cache(keys, self.read, repr((self.bands, self.size)), self.pixels, root, max_gb)
         return self
     def __call__(self, i:int) -> dict: return self.read(i) if self.store is None else self.store(i)
     def source_hash(self, i:int # Row
@@ -294,7 +297,7 @@ class NormalizePair(Transform):
     def __getstate__(self): return {**self.__dict__, 'on': {}}
     def encodes(self, x:TensorImage):
         *_, scale, shift = self._ms(x)
-        return TensorImage(x.as_subclass(torch.Tensor).contiguous(memory_format=self.layout).float().mul_(scale).add_(shift))
+        return TensorImage(x.as_subclass(torch.Tensor).contiguous(memory_format=self.layout).float().mul(scale).add_(shift))
     def encodes(self, x:TensorMask): return x.long()
     def decodes(self, x:TensorImage):
         m, s, *_ = self._ms(x)
@@ -365,7 +368,7 @@ def step_matrix(step:tuple, # A geometric step, as in `do_step`
 def plan_pair(sample:dict, # Arrays a, b, mask, ...
               tfms:Sequence, # `PairTfm`s
               rng:np.random.Generator, # Source of all draws
-             ) -> dict: # a and b as they are (swapped if so drawn), the rest moved, and 'plan' [18]
+             ) -> dict: # The part of a and b that is needed (swapped if so drawn), the rest moved, and 'plan' [18]
     "Draw what `tfms` do to a pair, and do it to everything but the images."
     a, b, rest, m, light = sample['a'], sample['b'], {k: v for k, v in sample.items() if k not in 'ab'}, np.eye(3), None
     for t in tfms:
@@ -378,7 +381,11 @@ def plan_pair(sample:dict, # Arrays a, b, mask, ...
             else: m = m @ step_matrix(step, *rest['mask'].shape)
             rest = do_step(rest, step)
     ls = [[d['brightness'], d['contrast'], d['saturation'], d['hue'], d['late']] if light else [0, 1, 1, 0, 0] for d in (light or (0, 0))]
-    return dict(rest, a=a, b=b, plan=np.array([*m[:2].ravel(), *a.shape[:2], *ls[0], *ls[1]], np.float32))
+    (h, w), (H, W) = rest['mask'].shape, a.shape[:2]
+    x, y, _ = m @ np.array([[0, w, 0, w], [0, 0, h, h], [1, 1, 1, 1.]])                                 # where the corners come from
+    x0, x1, y0, y1 = (int(np.clip(f(v) + d, 0, n)) for f, v, d, n in ((np.floor, x.min(), -1, W), (np.ceil, x.max(), 1, W), (np.floor, y.min(), -1, H), (np.ceil, y.max(), 1, H)))
+    m = np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1.]]) @ m
+    return dict(rest, a=a[y0:y1, x0:x1], b=b[y0:y1, x0:x1], plan=np.array([*m[:2].ravel(), y1-y0, x1-x0, *ls[0], *ls[1]], np.float32))
 
 # %% ../../nbs/13_data.block.ipynb #2f2b75cb
 def warp(x:torch.Tensor, # [N,C,H,W]
@@ -391,18 +398,22 @@ def warp(x:torch.Tensor, # [N,C,H,W]
     ys, xs = torch.meshgrid(torch.arange(h, device=x.device) + .5, torch.arange(w, device=x.device) + .5, indexing='ij')
     at = torch.einsum('nij,jhw->nhwi', m, torch.stack([xs, ys, torch.ones_like(xs)]))                          # (x', y')
     inside = ((at >= 0) & (at <= hw.flip(1)[:, None, None])).all(-1)[:, None]
+    at = torch.minimum(at, hw.flip(1)[:, None, None] - .5).clamp_min(.5)                                # the rim of the image itself, not of the batch
     grid = 2*at/torch.tensor([W, H], device=x.device) - 1
     return torch.nn.functional.grid_sample(x.float(), grid, mode='bilinear', padding_mode='border', align_corners=False)*inside
 
-def light_rgb(x:torch.Tensor, # [N,C,H,W] in 0..full
-              d:torch.Tensor, # [N,5]: brightness (of 255), contrast, saturation, hue (of 180), contrast last?
-              full:float=255., # The value of white
-             ) -> torch.Tensor: # The same, lit
-    "Brightness, contrast, saturation and hue of a batch, each image with its own draw; hue and saturation for three bands."
+def light(x:torch.Tensor, # [N,C,H,W] in 0..full
+          d:torch.Tensor, # [N,5]: brightness (of 255), contrast, saturation, hue (of 180), contrast last?
+          full:float=255., # The value of white
+          rgb:bool=True, # 8-bit RGB; others get brightness and contrast
+          top:float|None=None, # Largest value of the type, if not 8-bit; None: none
+         ) -> torch.Tensor: # The same, lit
+    "Brightness, contrast, saturation and hue of a batch, each image with its own draw; an image without a draw stays as it is."
     bri, con, sat, hue, late = (v.view(-1, 1, 1, 1) for v in d.t())
+    if not rgb: return torch.where((bri != 0) | (con != 1), ((x + bri*full/255)*con).clamp(0, top), x)   # what the host does to images that are not 8-bit RGB
     x = (x + bri*full/255).clamp(0, full)
     x = torch.where(late > 0, x, (x*con).clamp(0, full))
-    if x.shape[1] == 3:
+    if rgb:
         v, lo = x.amax(1, keepdim=True), x.amin(1, keepdim=True); c = (v - lo).clamp_min(1e-6); r, g, b = x.split(1, 1)
         t = torch.where(v == r, (g - b)/c % 6, torch.where(v == g, (b - r)/c + 2, (r - g)/c + 4)) + hue/30          # hue in sixths of the circle
         s = ((v - lo)*sat).minimum(v)                                                                              # v times saturation, at most v
@@ -420,7 +431,8 @@ class BatchAug(ItemTransform):
         if at is None: return batch
         a, b, mask, *_ = batch; p = batch[at].as_subclass(torch.Tensor)
         m, hw = p[:, :6].view(-1, 2, 3), p[:, 6:8]
-        a, b = (TensorImage(light_rgb(warp(x.as_subclass(torch.Tensor), m, mask.shape[-2:], hw), d, self.full_scale)) for x, d in ((a, p[:, 8:13]), (b, p[:, 13:])))
+        rgb, top = a.dtype == torch.uint8 and a.shape[1] == 3, {torch.uint8: 255., torch.int32: 65535., torch.int16: 32767.}.get(a.dtype)
+        a, b = (TensorImage(light(warp(x.as_subclass(torch.Tensor), m, mask.shape[-2:], hw), d, self.full_scale, rgb, top)) for x, d in ((a, p[:, 8:13]), (b, p[:, 13:])))
         return (a, b, *batch[2:at], *batch[at+1:])
 
 # %% ../../nbs/13_data.block.ipynb #d6db5b8e
@@ -451,13 +463,15 @@ def ahead(it:Iterable, # What to go through
 
 def _send(b, device): # Without waiting
     if device is None or device.type != 'cuda': return b
+    torch.cuda.set_device(device)                                       # a thread has a current device of its own
     return tuple(x if isinstance(x, TensorIdx) else x.pin_memory().to(device, non_blocking=True) for x in b)
 
 @patch
 def create_batches(self:PairDL, samps):
     batches = super(PairDL, self).create_batches(samps)
     device = None if self.device is None else torch.device(self.device)
-    if self.num_workers or not (self.prefetch or (self.prefetch is None and device is not None and device.type == 'cuda')): yield from batches; return
+    if device is not None and device.type == 'cuda' and device.index is None: device = torch.device('cuda', torch.cuda.current_device())
+    if self.fake_l.num_workers or not (self.prefetch or (self.prefetch is None and device is not None and device.type == 'cuda')): yield from batches; return
     yield from ahead(_send(b, device) for b in batches)
 
 # %% ../../nbs/13_data.block.ipynb #1baf16be

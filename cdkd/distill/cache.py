@@ -6,7 +6,9 @@
 __all__ = ['slots_of', 'quantise', 'restore', 'target_key', 'TargetStore', 'target_store', 'CachedOut', 'Cached']
 
 # %% ../../nbs/43_distill.cache.ipynb #659054ae
-import json, os
+import inspect, json, os
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Sequence
@@ -42,6 +44,7 @@ def quantise(x:np.ndarray, # float [h,w,K]
              bits:int, # 16: half floats; 8: uint8, spread over each channel's range
             ) -> tuple[np.ndarray, list]: # The stored map, and (offset, step) of each channel if 8-bit
     "A map as it is stored."
+    if bits not in (8, 16): raise ValueError(f"bits={bits}: targets are kept in 16 bits (half floats) or 8")
     if bits == 16: return np.clip(x, -65504, 65504).astype(np.float16), []
     lo, hi = x.min((0, 1)), x.max((0, 1)); step = np.maximum((hi - lo)/255, 1e-12)
     return ((x - lo)/step).round().astype(np.uint8), np.stack([lo, step], 1).tolist()
@@ -54,6 +57,10 @@ def restore(q:np.ndarray, scale=() # From `quantise`
     return q
 
 # %% ../../nbs/43_distill.cache.ipynb #927875ff
+def _source(cls): # Text of a class, so that an edited network is another one; '' where there is none
+    try: return inspect.getsource(cls) if not cls.__module__.startswith('torch.') else ''
+    except (OSError, TypeError): return ''
+
 def target_key(dls:PairDLs, # Whose training rows
                teachers:Frozen, # Who is asked
                slots:np.ndarray, # From `slots_of`
@@ -63,10 +70,11 @@ def target_key(dls:PairDLs, # Whose training rows
                view=None, # As in `Distill`
               ) -> dict: # JSON-able
     "What a store of targets depends on."
-    if view is not None and type(view).__repr__ is object.__repr__: raise ValueError(f"{type(view).__name__} does not say what it does; give it a __repr__ that does, so that cached targets can be told apart")
-    def of(m): return content_hash(getattr(m, 'name', ''), getattr(m, 'args', {}), *(v for kv in m.state_dict().items() for v in kv))
+    if ' at 0x' in repr(view): raise ValueError(f"{view!r} does not say what it does; make it an object with a __repr__ that does, so that cached targets can be told apart")
+    def weights(m): return [v for kv in m.state_dict().items() for v in kv] if hasattr(m, 'state_dict') else []
+    def of(m): return content_hash(getattr(m, 'name', ''), getattr(m, 'args', {}), repr([getattr(m, k, None) for k in ('call', 'main')]), [_source(type(x)) for x in m.modules()], *weights(m))
     rows, norm, reader = dls.train.dataset.rows, dls.norm, dls.reader
-    return dict(teachers={n: of(m) for n, m in zip(teachers.names, teachers.models)}, view=repr(view), fields=list(fields), swapped=swapped, bits=bits,
+    return dict(teachers={n: of(m) for n, m in zip(teachers.names, teachers.models)}, view=content_hash(repr(view), *weights(view)), fields=list(fields), swapped=swapped, bits=bits,
                 mean=list(norm.mean), std=list(norm.std), full_scale=norm.full_scale, bands=repr(reader.bands), size=repr(reader.size),
                 images=content_hash([reader.source_hash(int(r))[:2] for r in rows]), rows=content_hash(rows.tolist()), asked=content_hash(slots.tolist()))
 
@@ -111,7 +119,8 @@ class TargetStore:
         self.entries, self.fields = dict(zip(self.rows.tolist(), entries)), [(f, i) for f, i in entries[0]['fields']]
         self.rms_error, self.worst_error = (sum(e['se'] for e in entries)/sum(e['count'] for e in entries))**.5, max(e['worst'] for e in entries)
         self.rms, self.nbytes = (sum(e['ss'] for e in entries)/sum(e['count'] for e in entries))**.5, sum(e['n'] for e in entries)
-        self._slot, self._data = dict(zip(self.rows.tolist(), self.slots)), None
+        self._slot, self._data = dict(zip(self.rows.tolist(), self.slots)), np.memmap(self.folder/self.file, np.uint8, 'r')
+        if len(self._data) < self.nbytes: raise ValueError(f"{self.folder/self.file} is cut off")
     def __getstate__(self): return {**self.__dict__, '_data': None}
     def __repr__(self): return f"{len(self.entries)} pairs, {self.slots.shape[1]} map{'s'*(self.slots.shape[1] > 1)} each, {self.key['bits']} bits, {self.nbytes/1e6:.1f} MB; error {self.rms_error:.1e} (largest {self.worst_error:.1e}) on logits of {self.rms:.1f} r.m.s."
     def __call__(self, row:int # Of the pair table
@@ -145,9 +154,14 @@ def target_store(dls:PairDLs, # Whose training pairs
         if (folder/'key.json').exists() and (diff := settings_diff(load_json(folder/'key.json'), key)):
             raise ValueError(f"{folder} holds the targets of something else ({'; '.join(diff)}). Name another folder, or delete it")
         save_json(folder/'key.json', key)
-        if not (folder/'index.npz').exists(): _ask(folder, dls, source, rows, slots, key, view, None if path else lambda need: _check_room(root, need, max_gb, folder))
-        os.utime(folder/'index.npz')
-        return TargetStore(folder)
+        store = _whole_store(folder)
+        if store is None: _ask(folder, dls, source, rows, slots, key, view, None if path else lambda need: _check_room(root, need, max_gb, folder))
+        with suppress(OSError): os.utime(folder/'index.npz')
+        return store or TargetStore(folder)
+
+def _whole_store(folder):
+    try: return TargetStore(folder)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
 
 def _check_room(root, need, max_gb, folder):
     if need > 1e8: print(f'teacher targets: {gb(need)} in {root}', flush=True)
@@ -184,7 +198,7 @@ class Cached:
     @property
     def models(self): return self.source.models
     def setup(self, kd):
-        dls = kd.learn.dls
+        self.release(); dls = kd.learn.dls
         if not hasattr(dls, 'with_maps'): raise ValueError("cached targets need the loaders of cd_dls, which carry maps along")
         swapped = any(isinstance(t, ExchangeTime) for t in dls.train.aug) if self.swapped is None else self.swapped
         fields = list(dict.fromkeys(f for s in kd.signals for f in getattr(s, 'reads', ('native', 'reverse'))))

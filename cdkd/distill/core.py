@@ -136,6 +136,7 @@ class Distill(Callback):
         self.source, self.router, self.weight, self.share, self.view = source, router, weight, share, view
 
     def before_fit(self):
+        if not getattr(self.learn, 'fitting', True): return             # a validation inside or outside a fit
         self.check_outputs(); self.lam = self.weight(self.model) if callable(self.weight) else self.weight
         self.router.setup(self.learn); self.source.setup(self)
     def release(self): self.source.release()

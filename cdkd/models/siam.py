@@ -29,8 +29,7 @@ class SiamCD(CDModel):
         self.drop, self.head = nn.Dropout2d(drop), init_classifier(nn.Conv2d(self.dec.channels, n_out, 1))
 
     def _outputs(self, a:Tensor, b:Tensor) -> CDOut:
-        maps = zip(*encode_pair(self.enc, a, b))
-        return CDOut(self.head(self.drop(self.dec(self.fusion(*zip(*maps))))))
+        return CDOut(self.head(self.drop(self.dec(self.fusion(*encode_pair(self.enc, a, b))))))
 
 # %% ../../nbs/24f_models.siam.ipynb #2b389140
 _OURS = dict(lr=1e-3, wd=.01, reference='cdkd') # no kd_weight: the MTKD paper has not distilled them
