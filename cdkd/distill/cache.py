@@ -9,6 +9,7 @@ __all__ = ['slots_of', 'quantise', 'restore', 'target_key', 'TargetStore', 'targ
 import inspect, json, os
 import zipfile
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Sequence
@@ -57,6 +58,7 @@ def restore(q:np.ndarray, scale=() # From `quantise`
     return q
 
 # %% ../../nbs/43_distill.cache.ipynb #927875ff
+@lru_cache
 def _source(cls): # Text of a class, so that an edited network is another one; '' where there is none
     try: return inspect.getsource(cls) if not cls.__module__.startswith('torch.') else ''
     except (OSError, TypeError): return ''
@@ -72,7 +74,7 @@ def target_key(dls:PairDLs, # Whose training rows
     "What a store of targets depends on."
     if ' at 0x' in repr(view): raise ValueError(f"{view!r} does not say what it does; make it an object with a __repr__ that does, so that cached targets can be told apart")
     def weights(m): return [v for kv in m.state_dict().items() for v in kv] if hasattr(m, 'state_dict') else []
-    def of(m): return content_hash(getattr(m, 'name', ''), getattr(m, 'args', {}), repr([getattr(m, k, None) for k in ('call', 'main')]), [_source(type(x)) for x in m.modules()], *weights(m))
+    def of(m): return content_hash(getattr(m, 'name', ''), getattr(m, 'args', {}), repr([getattr(m, k, None) for k in ('call', 'main')]), sorted({_source(type(x)) for x in m.modules()}), *weights(m))
     rows, norm, reader = dls.train.dataset.rows, dls.norm, dls.reader
     return dict(teachers={n: of(m) for n, m in zip(teachers.names, teachers.models)}, view=content_hash(repr(view), *weights(view)), fields=list(fields), swapped=swapped, bits=bits,
                 mean=list(norm.mean), std=list(norm.std), full_scale=norm.full_scale, bands=repr(reader.bands), size=repr(reader.size),
