@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .core import derive_seed, seed_everything
 from .io import atomic_write, safe_torch_load
-from .ranks import all_true, rank
+from .ranks import all_true, barrier, rank
 
 # %% ../nbs/34_callbacks.ipynb #395838d0
 class StopOnNaN(Callback):
@@ -140,7 +140,7 @@ class Resumable(Callback):
     def after_cancel_epoch(self): self._cancelled = True # fastai calls after_epoch next
     def after_epoch(self):
         if not self._cancelled: self._done = self.epoch
-    def after_fit(self): self._settle(finished=True) # also when the fit was cancelled, wherever in an epoch: stopped on purpose, nothing to continue
+    def after_fit(self): self._settle(finished=True); barrier() # also when the fit was cancelled, wherever in an epoch: stopped on purpose, nothing to continue
     def _settle(self, finished=False):
         if self._state is not None: self._load(self._state); self._state = None
         elif self._done is not None or (finished and self._began): self._save(finished)

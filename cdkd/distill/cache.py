@@ -17,7 +17,6 @@ from typing import Sequence
 import numpy as np, torch
 from fastcore.basics import patch
 from filelock import FileLock
-from torch import Tensor
 
 from ..core import progress, seeded
 from ..data.block import ExchangeTime, PairDLs, cd_dl
@@ -27,6 +26,7 @@ from .core import Distill, Frozen
 from ..io import content_hash, load_json, save_json, settings_diff
 from ..losses.seg import plain
 from ..models.registry import CDOut
+from ..ranks import rank0_first
 
 # %% ../../nbs/43_distill.cache.ipynb #8afc1156
 def slots_of(router, # As in `Distill`, after its `setup`
@@ -145,7 +145,7 @@ def target_store(dls:PairDLs, # Whose training pairs
                  swapped:bool=False, # Also with the dates swapped
                  bits:int=16, # As in `quantise`
                  path:str|Path|None=None, # Folder of this store; None: found by its key in `cache_dir()`
-                 max_gb:float=20, # Gigabytes that all stores in `cache_dir()` may take
+                 max_gb:float=20, # Gigabytes that all stores of targets in `cache_dir()` may take
                 ) -> TargetStore:
     "Open the store of these targets, or make it; raises `ValueError` if there is another one at `path`."
     rows = dls.train.dataset.rows; slots = slots_of(router, dls, rows)
@@ -205,12 +205,17 @@ class Cached:
         swapped = any(isinstance(t, ExchangeTime) for t in dls.train.aug) if self.swapped is None else self.swapped
         fields = list(dict.fromkeys(f for s in kd.signals for f in getattr(s, 'reads', ('native', 'reverse'))))
         self.source.setup(kd)
-        with seeded(0): self.store = target_store(dls, self.source, kd.router, fields, kd.view, swapped, **self.kwargs)       # the student's own draws stay as they were
+        def opened():
+            with seeded(0): return target_store(dls, self.source, kd.router, fields, kd.view, swapped, **self.kwargs)     # the student's own draws stay as they were
+        self.store = rank0_first(opened)
         self.source.models = [m.cpu() for m in self.source.models]                                          # the device's memory is the student's
         kd.learn.dls, self._undo = dls.with_maps(self.store), (kd.learn, dls)
         self.slots = torch.full((len(dls.pairs), self.store.slots.shape[1]), -1); self.slots[torch.as_tensor(self.store.rows)] = torch.as_tensor(self.store.slots)
     def release(self):
-        if self._undo: (learn, learn.dls), self._undo = self._undo, None
+        if self._undo is None: return
+        (learn, dls), self._undo = self._undo, None
+        dls.train.rng = learn.dls.train.rng                             # the next fit goes on where this one ended, as without a cache
+        learn.dls = dls
     def rows(self, t, kd, r, host, view=None): # As in `Frozen`
         slot, out = (self.slots[kd.learn.idx[host]] == t).int().argmax(1), {}
         for (f, i), z in zip(self.store.fields, kd.learn.maps):
@@ -223,7 +228,7 @@ class Cached:
 def cached(self:Distill, swapped:bool|None=None, # Keep answers for swapped dates too; None: where the augmentation swaps them
            bits:int=16, # 16: half floats; 8: a byte per value, with its error measured
            path:str|Path|None=None, # Folder of the store; None: found by its content in `cache_dir()`
-           max_gb:float=20, # Gigabytes that all stores in `cache_dir()` may take
+           max_gb:float=20, # Gigabytes that all stores of targets in `cache_dir()` may take
           ) -> Distill: # A callback for the student's `fit`
     "The same distillation, with the teachers' answers computed once and kept."
     return Distill(Cached(self.source, swapped, bits=bits, path=path, max_gb=max_gb), self.router, self.signals, self.weight, self.share, self.view)
