@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable, Mapping, Sequence
 from unittest import mock
 
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import default_device
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -21,13 +21,11 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from .callbacks import amp_dtype, mixed_precision
 from .car import CarBins
 from .core import keep_memory, seed_everything
-from .data.block import cd_dl, cd_dls
+from .data.block import cd_dls
 from .data.partition import car_table
 from .distill.core import All, Distill, Frozen
 from .distill.mtkd import MTKD, Teachers
-from .io import save_json
 from .learner import cd_learner
-from .losses.seg import plain
 from .models.zoo import cd_gmacs, create_cd_model
 from .plot import Fig, fig_grid
 from .runs import environment
@@ -76,7 +74,7 @@ def bench_loader(table:pd.DataFrame, # Pair table, from `car_table`
     dls = {'files, uint8': make(False, 'none').new(after_batch=[]), 'cache, uint8': make(True, 'none').new(after_batch=[]), 'cache, float': make(True, 'none'), f'cache, float, {aug}': make(True, aug)}
     n = len(dls['cache, float'])*bs
     out = summary(in_turn({k: _epoch(dl) for k, dl in dls.items()}, rounds), pairs=n)
-    return out.assign(times_files=out['pairs_per_s']/out['pairs_per_s'].iloc[0])
+    return out.drop(columns='ratio').assign(times_files=out['pairs_per_s']/out['pairs_per_s'].iloc[0])
 
 # %% ../nbs/56_bench.ipynb #68242e38
 PHASES = 'loader', 'forward', 'loss', 'distillation', 'backward', 'optimiser'

@@ -106,7 +106,8 @@ def load_data(self:MTKDExperiment) -> None:
     "Loaders, bins and parts; every file is read once, and the model is tried on a batch."
     self.bins = as_bins(self.bins_by, self.table.loc[self.table['split'] == 'train', 'car'])
     self.dls = cd_dls(self.table, bs=self.opts['bs'], size=self.opts['size'], resize=not self.opts['crop'], aug=self.opts['aug'])
-    for i in progress(range(len(self.table)), desc='reading all pairs once'): self.dls.reader(i)   # a damaged file is found now, not in epoch 7
+    if self.dls.reader.store is None:                                   # a damaged file is found now, not in epoch 7; the cache has read them all
+        for i in progress(range(len(self.table)), desc='reading all pairs once'): self.dls.reader(i)
     self.bands = self.dls.bands
     self.make_model().predict(*[x.as_subclass(torch.Tensor) for x in cd_dl(self.dls, 'train', bs=1).one_batch()[:2]])
     self.parts = bin_dls(self.dls, self.bins)

@@ -1,7 +1,6 @@
 """A distillation step never waits for its device: no `.item()`, no copy to the host, no decision by a number that lives there.
 
 With a GPU this is CUDA's own alarm. Without one, the device is imitated: tensors that live there have a shape and a type but no numbers, so whoever asks for a number is caught, whatever the way."""
-import warnings
 from types import SimpleNamespace
 
 import pandas as pd
@@ -12,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cdkd.car import CarBins, PAPER_BINS
+from cdkd.car import CarBins
 from cdkd.distill.cache import Cached
 from cdkd.distill.core import All, ByCAR, Distill, Frozen
 from cdkd.losses.kd import LogitKL, LogitMSE

@@ -6,7 +6,6 @@
 __all__ = ['SiamCD', 'siam_unet', 'siam_mlp']
 
 # %% ../../nbs/24f_models.siam.ipynb #1e8179c7
-import torch
 from torch import nn, Tensor
 
 from .decoder import MLPDecoder, UNetDecoder, init_classifier
