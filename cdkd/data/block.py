@@ -372,7 +372,7 @@ def plan_pair(sample:dict, # Arrays a, b, mask, ...
     "Draw what `tfms` do to a pair, and do it to everything but the images."
     a, b, rest, m, light = sample['a'], sample['b'], {k: v for k, v in sample.items() if k not in 'ab'}, np.eye(3), None
     for t in tfms:
-        if type(t).__call__ is not PairTfm.__call__: raise TypeError(f"{type(t).__name__} does its work on arrays, in `__call__`; with batch_aug=True a transform defines `steps`")
+        if type(t).__call__ is not PairTfm.__call__: raise TypeError(f"{type(t).__name__} does its work on arrays, in `__call__`; with batch_aug=True a transform defines `steps`. batch_aug=False augments on the host")
         for step in t.steps(rest, rng):
             if step[0] == 'light':
                 if light is not None: raise ValueError("batch_aug=True can light a pair once; there are two PhotoMetric transforms")
@@ -467,7 +467,9 @@ def _send(b, device): # Without waiting
     return tuple(x if isinstance(x, TensorIdx) else x.pin_memory().to(device, non_blocking=True) for x in b)
 
 @patch
-def create_batches(self:PairDL, samps):
+def create_batches(self:PairDL, samps:Iterable # Places and items, from `sample`
+                  ) -> Iterable: # Batches, sent ahead where that pays
+    "Batches of the epoch; gathered in a thread, where `prefetch` says so."
     batches = super(PairDL, self).create_batches(samps)
     device = None if self.device is None else torch.device(self.device)
     if device is not None and device.type == 'cuda' and device.index is None: device = torch.device('cuda', torch.cuda.current_device())
