@@ -37,6 +37,7 @@ from .evaluate import *
 from .experiments import *
 from .hub import *
 from .interop import *
+from .widgets import *
 from .bench import *
 
 # %% ../nbs/59_all.ipynb #934b207a
