@@ -9,7 +9,7 @@ __all__ = ['MASK_COLOUR', 'PRED_COLOUR', 'ONLY_COLOURS', 'VIEW_MIME', 'ERROR_ORD
            'PairsView', 'view_pairs', 'ThresholdView', 'view_threshold', 'CARView', 'view_car', 'error_table',
            'ErrorsView', 'view_errors', 'disagreement_map', 'DisagreementView', 'view_disagreement']
 
-# %% ../nbs/55_widgets.ipynb #31ed8dd4
+# %% ../nbs/55_widgets.ipynb #8d573672
 import base64, html, io, sys
 from collections import OrderedDict
 from functools import lru_cache
@@ -37,7 +37,7 @@ from .models.registry import eval_mode, resize_logits
 from .plot import ERROR_COLOURS, ERROR_LABELS, as_rgb, error_map, mask_rgb, plot_car
 from .predict import IMAGES
 
-# %% ../nbs/55_widgets.ipynb #ac76736f
+# %% ../nbs/55_widgets.ipynb #55082cf6
 def _nbytes(x) -> int: return sum(map(_nbytes, x.values())) if isinstance(x, Mapping) else x.nbytes
 
 class Recent:
@@ -53,7 +53,7 @@ class Recent:
         while len(self.kept) > 1 and self.nbytes > self.mb*1e6: self.kept.popitem(last=False)
         return x
 
-# %% ../nbs/55_widgets.ipynb #222de44b
+# %% ../nbs/55_widgets.ipynb #2b6436ab
 class PairSource:
     "The pairs of a data set, read when they are asked for."
     def __init__(self, data, # Folder, table of pairs (with or without masks), `DataLoaders` from `cd_dls`, or a Learner
@@ -80,7 +80,7 @@ class PairSource:
         a, b = (np.nan_to_num(x*255).round().astype(np.uint8) for x in as_rgb(*(s[k][..., self.rgb] if n >= 3 else s[k] for k in 'ab')))
         return dict(a=a, b=b, mask=s['mask'])
 
-# %% ../nbs/55_widgets.ipynb #13bd1ecc
+# %% ../nbs/55_widgets.ipynb #230e5c9e
 @patch
 def mask(self:PairSource, row:int # Row of the table
         ) -> np.ndarray: # uint8 [H,W] in {0,1,255}; all 255 where there is no mask
@@ -107,7 +107,7 @@ def labelled(self:PairSource) -> np.ndarray: # bool [N], in the order of `.rows`
     "Which pairs have a mask with valid pixels."
     return (self.pairs['valid'].to_numpy() > 0)[self.rows]
 
-# %% ../nbs/55_widgets.ipynb #bf52e869
+# %% ../nbs/55_widgets.ipynb #e2330185
 def prob_rows(model:nn.Module, # A change model, or any module that gives logits [N,K,H,W]; in evaluation mode
               a:Tensor, # Date A [N,C,H,W], normalised
               b:Tensor, # Date B
@@ -138,7 +138,7 @@ class ModelProbs:
         dl = self.dls.valid; a, b, _, idx = dl.after_batch(to_device(dl.create_batch([(self.dls.reader(int(row)), int(row))]), self.dls.device))
         return self.batch(a, b, plain(idx).cpu())[0].numpy()
 
-# %% ../nbs/55_widgets.ipynb #2758aa7d
+# %% ../nbs/55_widgets.ipynb #ec6aafa0
 class FolderProbs:
     "Stored predictions, found by the name of the pair: `probs/NAME.png`, else `masks/NAME.png`, else `NAME.png`, with any suffix of images."
     def __init__(self, folder:str|Path, # Of `predict_folder`, or of masks
@@ -178,7 +178,7 @@ def hard_mask(pred, # One of `predictors`
     "The mask at the model's own threshold."
     return pred.prob(row) > np.float32(pred.threshold)
 
-# %% ../nbs/55_widgets.ipynb #d182b45c
+# %% ../nbs/55_widgets.ipynb #b398374c
 def cut_counts(prob:Tensor, # Change probabilities [N,H,W]
                mask:Tensor, # {0,1,255} [N,H,W]
                cuts:Tensor, # Increasing [K]
@@ -210,7 +210,7 @@ class CutCounts:
         (n1, n0), (tp, fp) = self.above[:, :, 0].T.astype(np.int64), self.above[:, :, k].T.astype(np.int64)
         return np.stack([tp, fp, n1-tp, n0-fp], 1)
 
-# %% ../nbs/55_widgets.ipynb #25c862c5
+# %% ../nbs/55_widgets.ipynb #f0890610
 class ScoredPairs(NamedTuple):
     "What one pass over a split found: give it to the viewers instead of models."
     source:PairSource     # The pairs
@@ -238,16 +238,18 @@ def score_pairs(models, # As of `predictors`
     every = list(models.values()) if isinstance(models, Mapping) else models if isinstance(models, (list, tuple)) else [models]
     data = next((m for m in every if isinstance(m, Learner)), None) if data is None else data
     if data is None: raise ValueError("say on which data: view_errors(model, dls), or pass a Learner, which has its own")
-    source = PairSource(data, split, **kwargs); preds = predictors(models, source); above, differ, rows = {k: [] for k in preds}, [], []
-    cuts = np.unique(np.float32([*np.linspace(0, 1, 101), *(p.threshold for p in preds.values())]))
+    source = PairSource(data, split, **kwargs); preds = predictors(models, source); n = len(source)
+    cuts = np.unique(np.float32([*np.linspace(0, 1, 101), *(p.threshold for p in preds.values())])); rows, differ, done = np.full(n, -1), np.zeros(n), 0
+    above = {k: np.zeros((n, 2, len(cuts)+1), np.int32) for k in preds}              # room for all, at once: small results kept between large batches break up the heap
     for idx, mask, probs in _batches(source, preds):
-        for k, p in probs.items(): above[k].append(cut_counts(p, mask, torch.from_numpy(cuts)).int())
+        at = slice(done, done := done+len(idx)); rows[at] = idx
+        for k, p in probs.items(): above[k][at] = cut_counts(p, mask, torch.from_numpy(cuts)).numpy()
         hard = torch.stack([p > np.float32(preds[k].threshold) for k, p in probs.items()])
-        differ.append((hard != hard[0]).any(0).double().mean((1, 2))); rows += idx
-    counts = {k: CutCounts(np.array(rows), cuts, torch.cat(v).numpy(), preds[k].threshold) for k, v in above.items()}
-    return ScoredPairs(source, preds, counts, torch.cat(differ).numpy())
+        differ[at] = (hard != hard[0]).any(0).double().mean((1, 2)).numpy()
+    if not np.array_equal(rows, source.rows): raise RuntimeError('not every pair was scored exactly once, in order: give row numbers without repetition')
+    return ScoredPairs(source, preds, {k: CutCounts(rows, cuts, v, preds[k].threshold) for k, v in above.items()}, differ)
 
-# %% ../nbs/55_widgets.ipynb #93ddfc3e
+# %% ../nbs/55_widgets.ipynb #abbf0967
 MASK_COLOUR, PRED_COLOUR = (240, 228, 66), (204, 121, 167)
 ONLY_COLOURS = ((0, 158, 115), (240, 228, 66), (0, 114, 178), (204, 121, 167), (230, 159, 0))   # the one model that is right
 
@@ -280,7 +282,7 @@ def error_regions(mask:np.ndarray, # {0,1,255} [H,W]
     if what == 'prediction': return {'changed, says the prediction': (PRED_COLOUR, pred)}
     return {f'{k}: {ERROR_LABELS[k]}': (ERROR_COLOURS[k], r) for k, r in dict(TP=t & pred, FP=v & ~t & pred, FN=t & ~pred).items()} | ignored
 
-# %% ../nbs/55_widgets.ipynb #152ef0a6
+# %% ../nbs/55_widgets.ipynb #086552d2
 @lru_cache
 def _font(size, mono): return ImageFont.truetype(str(Path(get_data_path())/'fonts'/'ttf'/f"DejaVuSans{'Mono' if mono else ''}.ttf"), size)
 
@@ -330,7 +332,7 @@ def tile_sheet(rows:Sequence[tuple], # (caption, {title: uint8 RGB image}) of ea
         out += [_text([caption], width)]*bool(caption) + [_join(cols, 1), np.full((6, 1, 3), 255, np.uint8)]
     return _join(out + ([_legend(legend, width)] if legend else []), 0, 1)
 
-# %% ../nbs/55_widgets.ipynb #b5a713ad
+# %% ../nbs/55_widgets.ipynb #0ca59f01
 class Control(NamedTuple):
     "A control of a viewer."
     key:str # Which setting it changes
@@ -344,7 +346,7 @@ class Shown(NamedTuple):
     words:str # A line or two
     table:pd.DataFrame|None=None # Numbers below the words
 
-# %% ../nbs/55_widgets.ipynb #de7c37aa
+# %% ../nbs/55_widgets.ipynb #6e778c2e
 VIEW_MIME = 'application/vnd.jupyter.widget-view+json'
 
 def _png(x): # Small: 64 colours, those of the legends among them
@@ -394,7 +396,7 @@ def _html(t): # A narrow table, whatever the front end makes of tables
     rows = [['', *t.columns], *([str(k), *('-' if x != x else f'{x:.3f}' for x in v)] for k, v in zip(t.index, t.to_numpy()))]
     return '<table style="border-collapse:collapse;margin:4px 0;line-height:1.4">' + ''.join(f"<tr>{''.join(cell(i, c) for i, c in enumerate(r))}</tr>" for r in rows) + '</table>'
 
-# %% ../nbs/55_widgets.ipynb #2bc6117c
+# %% ../nbs/55_widgets.ipynb #003b9b16
 def _step(W, v, c):
     back, on = (W.Button(description=d, tooltip=t, layout=W.Layout(width='38px')) for d, t in (('◀', 'previous'), ('▶', 'next'))); of = W.Label()
     box = W.BoundedIntText(value=1, min=1, max=1, layout=W.Layout(width='70px'))
@@ -436,7 +438,7 @@ def _bars(W, v, c):
 
 _BUILD = dict(step=_step, slide=_slide, choice=_choice, bars=_bars)
 
-# %% ../nbs/55_widgets.ipynb #c7b983ba
+# %% ../nbs/55_widgets.ipynb #b7b86afb
 @patch(as_prop=True)
 def widget(self:Viewer): # An ipywidgets `VBox`, to be put into layouts of one's own
     "The live viewer."
@@ -458,7 +460,7 @@ def refresh(self:Viewer) -> None:
         self._words.value, self._image.value = f'<div class="cdkd-words" style="line-height:1.4">{html.escape(s.words)}</div>{_html(s.table)}', _jpeg(s.picture)
     finally: self.busy = False
 
-# %% ../nbs/55_widgets.ipynb #aca2d8c6
+# %% ../nbs/55_widgets.ipynb #b5405de5
 _HIDE = ', '.join(f'{d}:has(.cdkd-live) + {d}' for d in ('.jp-OutputArea-child', '.output_area', '.display_data'))  # JupyterLab and Voila; classic; others
 
 @patch
@@ -474,7 +476,7 @@ def _ipython_display_(self:Viewer, **kwargs):
     every = self._repr_mimebundle_()
     for kinds in [every] if 'google.colab' in sys.modules else [(VIEW_MIME, 'text/plain'), ('image/png', 'text/plain')]: display({k: every[k] for k in kinds}, raw=True)
 
-# %% ../nbs/55_widgets.ipynb #eb793dd1
+# %% ../nbs/55_widgets.ipynb #398a8b5d
 def swipe_picture(a:np.ndarray, # Date A, uint8 RGB [H,W,3]
                   b:np.ndarray, # Date B
                   at:float=.5, # Where date A ends, from 0 (date B only) to 1 (date A only)
@@ -487,7 +489,7 @@ def swipe_picture(a:np.ndarray, # Date A, uint8 RGB [H,W,3]
         if room > chip.shape[1]+8 and out.shape[0] > 40: out[4:4+len(chip), slice(4, 4+chip.shape[1]) if left else slice(w-4-chip.shape[1], w-4)] = chip
     return out
 
-# %% ../nbs/55_widgets.ipynb #72648d93
+# %% ../nbs/55_widgets.ipynb #0680e3dd
 class PairsView:
     "One pair at a time, the dates on either side of a line, with an overlay."
     resets = {}
@@ -538,7 +540,7 @@ def view_pairs(data, # Folder, pair table, `DataLoaders`, or a Learner (whose mo
     source = PairSource(data, split, **kwargs); model = data if model is None and isinstance(data, Learner) else model
     return Viewer(PairsView(source, None if model is None else next(iter(predictors(model, source).values())), px))
 
-# %% ../nbs/55_widgets.ipynb #d897614b
+# %% ../nbs/55_widgets.ipynb #9f05ba2a
 def _model_choice(scored): return [Control('model', 'choice', 'model', [(k, k) for k in scored.preds])]*(len(scored.preds) > 1)
 
 class ThresholdView:
@@ -586,7 +588,7 @@ def view_threshold(models, # As of `predictors`, or the result of `score_pairs`
     "Move the threshold, and see the errors and the scores move."
     return Viewer(ThresholdView(models if isinstance(models, ScoredPairs) else score_pairs(models, data, split, **kwargs)))
 
-# %% ../nbs/55_widgets.ipynb #75e7f1d5
+# %% ../nbs/55_widgets.ipynb #e89b773a
 def _bin_choices(bins, which): # 'small: CAR <= 5 % (12)' and so on, for a drop-down
     return [(f'all ({len(which)})', 'all'), *((f'{b}: {r} ({(which == i).sum()})', b) for i, (b, r) in enumerate(zip(bins.names, bins.ranges())))]
 
@@ -601,7 +603,7 @@ def _sheet_rows(some, tell, tiles): # A pair that cannot be read leaves its reas
         except (ReadError, OSError) as e: out.append((f"{tell(k, row)}. It cannot be shown: {e}", {'': np.full((8, 32, 3), 200, np.uint8)}))
     return out or [('No pair.', {'': np.full((8, 32, 3), 255, np.uint8)})]
 
-# %% ../nbs/55_widgets.ipynb #4c0e3b82
+# %% ../nbs/55_widgets.ipynb #a018a5bc
 class CARView:
     "A histogram of change-area ratios, and the pairs behind a bar or a bin."
     def __init__(self, source:PairSource, # The pairs; those without a valid pixel are left out
@@ -654,7 +656,7 @@ def view_car(data, # Folder, pair table, `DataLoaders` or Learner
     "A histogram of change-area ratios whose bars can be opened."
     return Viewer(CARView(PairSource(data, split, **kwargs), bins, n))
 
-# %% ../nbs/55_widgets.ipynb #1a2768eb
+# %% ../nbs/55_widgets.ipynb #47cf3622
 ERROR_ORDERS = {'wrong pixels': 'wrong', 'missed change': 'missed', 'false alarms': 'false', 'F1': 'f1'}
 
 def error_table(scored:ScoredPairs, # From `score_pairs`
@@ -669,7 +671,7 @@ def error_table(scored:ScoredPairs, # From `score_pairs`
     t = t.assign(wrong=(t.fp+t.fn)/n, missed=t.fn/n, false=t.fp/n); f = 2*t.tp+t.fp+t.fn
     return t.assign(f1=(2*t.tp/f.where(f > 0)).where(t.tp+t.fn > 0))
 
-# %% ../nbs/55_widgets.ipynb #14dea6c7
+# %% ../nbs/55_widgets.ipynb #23cfe872
 class ErrorsView:
     "Pairs with their errors, in the order of how wrong they are."
     def __init__(self, scored:ScoredPairs, # From `score_pairs`
@@ -719,7 +721,7 @@ def view_errors(models, # As of `predictors`, or the result of `score_pairs`
     "Page through the errors of a model, the worst first."
     return Viewer(ErrorsView(models if isinstance(models, ScoredPairs) else score_pairs(models, data, split, **kwargs), bins, n))
 
-# %% ../nbs/55_widgets.ipynb #2da024f3
+# %% ../nbs/55_widgets.ipynb #e34dbf24
 def disagreement_map(hards:Sequence[np.ndarray], # Masks of two or more models, bool [H,W]
                      mask:np.ndarray, # {0,1,255} [H,W]; all 255: nobody knows
                     ) -> np.ndarray: # uint8 RGB [H,W,3]: black where all agree, else the colour of the one that is right, grey if there are several
@@ -731,7 +733,7 @@ def disagreement_map(hards:Sequence[np.ndarray], # Masks of two or more models, 
     for o, c in zip(ok, ONLY_COLOURS*9): out[differ & o & (ok.sum(0) == 1)] = c
     return out
 
-# %% ../nbs/55_widgets.ipynb #f2bc9b6a
+# %% ../nbs/55_widgets.ipynb #07a420db
 class DisagreementView:
     "Two or more models side by side, the pairs on which they differ most first."
     def __init__(self, scored:ScoredPairs, # From `score_pairs`, of two or more models

@@ -3,7 +3,7 @@
 Skipped, with the reason, where there is no Chromium, Voila or Playwright (`pip install -e '.[dev]'` brings the last two; CDKD_CHROMIUM names a browser that is not on the path).
 CDKD_SCREENSHOTS names a folder for pictures of what the tests saw.
 """
-import base64, io, os, shutil, signal, socket, subprocess, sys, time
+import base64, ctypes, io, os, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,10 @@ def notebook(path, cells):
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
+def die_with_parent():
+    "In the server's process, on Linux: end when the tests are killed. Its kernels end when it does."
+    if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
 def stop(p):
     "End the server with its kernels."
     for sig in (signal.SIGTERM, signal.SIGKILL):
@@ -66,7 +70,7 @@ def server(path, tmp_path_factory):
     folder = tmp_path_factory.mktemp('served'); notebook(folder/'viewers.ipynb', [f"PATH = {path!r}\n{SETUP}", *VIEWERS]); port = free_port()
     root = Path(__file__).resolve().parents[1]; env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')])), 'CDKD_NO_BAR': '1', 'OMP_NUM_THREADS': '1', 'HOME': str(folder)}
     log = open(folder/'voila.log', 'w+')
-    p = subprocess.Popen([sys.executable, '-m', 'voila', 'viewers.ipynb', '--no-browser', f'--port={port}', '--show_tracebacks=True'], cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    p = subprocess.Popen([sys.executable, '-m', 'voila', 'viewers.ipynb', '--no-browser', f'--port={port}', '--show_tracebacks=True'], cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent)
     try:
         for _ in range(200):
             if p.poll() is not None: break
