@@ -34,6 +34,8 @@ from .distill.mtkd import *
 from .distill.op import *
 from .distill.cache import *
 from .evaluate import *
+from .published import *
+from .export import *
 from .experiments import *
 from .hub import *
 from .interop import *
