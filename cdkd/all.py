@@ -29,6 +29,8 @@ from .metrics import *
 from .learner import *
 from .callbacks import *
 from .predict import *
+from .shapes import *
+from .curves import *
 from .distill.core import *
 from .distill.mtkd import *
 from .distill.op import *
