@@ -38,6 +38,7 @@ from .distill.cache import *
 from .evaluate import *
 from .published import *
 from .export import *
+from .gains import *
 from .experiments import *
 from .hub import *
 from .interop import *
