@@ -68,7 +68,7 @@ def latex_table(table:pd.DataFrame, # Text or numbers, e.g. of `show_table`
     num = [all(re.match(r'[-+−~]?\d|[-–]?$', c) for c in col) for col in cols]
     spec = ''.join('r' if n and j >= first else 'p{5cm}' if max(map(len, col)) > 50 else 'l' for j, (n, col) in enumerate(zip(num, cols)))
     rows = [' & '.join(f'\\textbf{{{tex_escape(c[i])}}}' if b[i] else tex_escape(c[i]) for c, b in zip(cols, bold)) + r' \\' for i in range(len(t))]
-    caption = '. '.join(filter(None, [table.attrs.get('caption', '').rstrip('. '), 'Bold: the best of each column' if any(map(any, bold)) else '']))
+    caption = '. '.join(filter(None, [*(table.attrs.get(k, '').rstrip('. ') for k in ('caption', 'note')), 'Bold: the best of each column' if any(map(any, bold)) else '']))
     far = any(ord(x) > 255 and x not in _TEX for x in caption + ''.join(map(str, t.columns)) + ''.join(map(''.join, cols)))
     top = [r'% needs \usepackage{booktabs}' + ', and LuaLaTeX or XeLaTeX with a font that has all its letters'*far, r'\begin{table}', r'\centering', f'\\caption{{{tex_escape(caption)}}}'*bool(caption), f'\\label{{{label}}}'*bool(label)]
     body = [f'\\begin{{tabular}}{{{spec}}}', r'\toprule', ' & '.join(map(_tex_head, t.columns)) + r' \\', r'\midrule', *rows, r'\bottomrule', r'\end{tabular}', r'\end{table}']

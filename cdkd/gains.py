@@ -93,14 +93,14 @@ def bin_gains(counts:Mapping[str,pd.DataFrame], # Counts by model
 
 def plot_bin_gains(gains:pd.DataFrame, # From `bin_gains`
                    ax=None, # Axes; None: a new figure
-                   size:tuple=(4.8, 3.2), # Inches of a new figure
+                   size:tuple=(5.2, 3.2), # Inches of a new figure
                   ): # The axes, or the new `Fig`
     "Gain over the baseline in each bin, with its interval over images."
     g = gains.dropna(subset=['gain']); ax, out = _axes(ax, size); names, order = list(dict.fromkeys(g['model'])), list(dict.fromkeys(g['bin']))
     for j, m in enumerate(names):
         t = g[g['model'] == m].set_index('bin').reindex(order); x = np.arange(len(order)) + (j - (len(names)-1)/2)*.7/max(len(names), 1)
         ax.errorbar(x, 100*t['gain'], 100*np.abs(t[['gain_low', 'gain_high']].to_numpy().T - t['gain'].to_numpy()), fmt='o', ms=5, capsize=3, lw=1.2, color=MODEL_COLOURS[(j+1) % len(MODEL_COLOURS)], label=m)
-    ax.axhline(0, color='k', lw=.8); ax.set_xticks(range(len(order)), ['\n'.join(filter(None, [b, r, f'n={n}'])) for b, r, n in g.drop_duplicates('bin')[['bin', 'range', 'n']].itertuples(index=False)], fontsize=8)
+    ax.axhline(0, color='k', lw=.8); ax.set_xticks(range(len(order)), ['\n'.join(filter(None, [b, r, f'n={n}'])) for b, r, n in g.drop_duplicates('bin')[['bin', 'range', 'n']].itertuples(index=False)], fontsize=7)
     ax.set_ylabel('gain (points), 95 % over images', fontsize=8); ax.tick_params(axis='y', labelsize=8); ax.grid(axis='y', alpha=.25); ax.legend(fontsize=8, frameon=False, ncols=min(len(names), 4), loc='lower center', bbox_to_anchor=(.5, 1.))
     return out
 
