@@ -248,7 +248,7 @@ def protocol_of(dls, # From `cd_dls`, or a pair table
     pairs = dls.pairs; rows = rows_of(pairs, split); p = pairs.iloc[rows]
     cuts = {'as stored' if isinstance(m, StoredMasks) else float(getattr(m, 'threshold', .5)) for m in named_models(models).values()}
     return dict(data=Path(pairs.attrs.get('root', 'data')).name, split=pairs['split'].iloc[rows[0]], n=len(rows), split_hash=pairs_hash(p['name'], p['car']),
-                labels=', '.join(sorted(set(p['rule'].astype(str)))) if 'rule' in p else None, size=size_note(dls), tiled=tile, threshold=cuts.pop() if len(cuts) == 1 else "each model's own", empty=empty)
+                labels=', '.join(sorted(set(p['rule'].astype(str)))) if 'rule' in p else None, size=size_note(dls), tiled=tile or False, threshold=cuts.pop() if len(cuts) == 1 else "each model's own", empty=empty)
 
 def pairs_hash(names:Sequence[str], cars:Sequence[float] # Names and change-area ratios of the scored pairs, in order
               ) -> str: # 16 hexadecimal digits
