@@ -218,9 +218,9 @@ def plot_gain_curve(curve, # From `gain_curve`, or {name: curve}
     for j, (k, t) in enumerate((curve if isinstance(curve, Mapping) else {'': curve}).items()):
         c = MODEL_COLOURS[(j+1) % len(MODEL_COLOURS)]
         ax.plot(np.sqrt(t['car']), 100*t['gain'], color=c, label=k); ax.fill_between(np.sqrt(t['car']), 100*t['low'], 100*t['high'], color=c, alpha=.18, lw=0)
+    if cars is not None: ax.plot(np.sqrt(cars), np.zeros(len(cars)) - .01, '|', color='.3', ms=6, alpha=.5, transform=ax.get_xaxis_transform(), clip_on=False)
     ax.axhline(0, color='k', lw=.8); lo, hi = ax.get_xlim(); ticks = np.array([0, .01, .05, .1, .2, .3, .5, .7, 1.]); ticks = ticks[(np.sqrt(ticks) >= lo) & (np.sqrt(ticks) <= hi)]
     for v in bins.thresholds if bins is not None else (): ax.axvline(v**.5, color='.6', lw=.8, ls='--')
-    if cars is not None: ax.plot(np.sqrt(cars), np.zeros(len(cars)) - .01, '|', color='.3', ms=6, alpha=.5, transform=ax.get_xaxis_transform(), clip_on=False)
     ax.set_xticks(np.sqrt(ticks), [f'{100*t:g}' for t in ticks]); ax.set_xlabel('change-area ratio (%)', fontsize=8); ax.set_ylabel('gain in pooled F1 (points)', fontsize=8); ax.tick_params(labelsize=8); ax.grid(alpha=.25)
     if ax.get_legend_handles_labels()[1]: ax.legend(fontsize=8, frameon=False)
     return out
