@@ -138,8 +138,11 @@ def _stored_pass(models, rows, pairs, size, tile, shapes) -> Iterator[tuple]:
         m = read_mask(pairs['mask'].iloc[r], pairs['rule'].iloc[r]); m = m if size is None else resize_array(m, size, True)
         preds = {k: s.read(pairs, r, m.shape) for k, s in models.items()}
         return [(k, [r], t, m[at].size, _counts(torch.from_numpy(p[at])[None], torch.from_numpy(m[at])[None], shapes)) for t, at in enumerate(_tiles(*m.shape, tile)) for k, p in preds.items()]
-    with ThreadPoolExecutor(cpu_count()) as ex:
-        for done in progress(ex.map(one, rows), total=len(rows), desc='scoring'): yield from done
+    n = torch.get_num_threads()
+    try:                                                                              # each of them with one thread of its own: twice as many would wait for each other
+        with ThreadPoolExecutor(cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as ex:
+            for done in progress(ex.map(one, rows), total=len(rows), desc='scoring'): yield from done
+    finally: torch.set_num_threads(n)
 
 # %% ../nbs/50_evaluate.ipynb #ca2202ea
 def named_models(models # A model, a Learner, a folder of predicted masks, a list of them, or {name: model}
