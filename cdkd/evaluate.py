@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES', 'SHAPE_SCORES', 'KEYS', 'rows_of', 'predict_rows', 'StoredMasks', 'named_models', 'all_confusions',
            'confusions', 'size_note', 'protocol_of', 'pairs_hash', 'protocol_text', 'evaluate', 'prob_rows',
-           'prob_hists', 'summarise', 'show_table', 'markdown_table', 'show_best_worst', 'show_gallery']
+           'prob_hists', 'summarise', 'show_table', 'score_name', 'markdown_table', 'show_best_worst', 'show_gallery']
 
 # %% ../nbs/50_evaluate.ipynb #de2dc0dd
 import warnings
@@ -103,24 +103,39 @@ class StoredMasks:
                  name:str|None=None, # For tables; None: the folder's
                 ):
         self.folder, self.rule, self.pale, self.any = Path(folder), MaskRule(str(rule)), None, False
+        if not str(self.rule).strip()[0] in '>=' or self.rule.ignore: raise ValueError(f"rule={rule!r}: which values of a prediction mean change, such as '>=128', '>0' or '==1'; a prediction is grey and ignores nothing")
         if not self.folder.is_dir(): raise FileNotFoundError(f"{folder} is no folder of predicted masks")
         self.where = self.folder/'masks' if (self.folder/'masks').is_dir() else self.folder
         self.name = name or self.folder.resolve().name
-        self.files = {f.relative_to(self.where).with_suffix('').as_posix(): f for f in sorted(self.where.rglob('*')) if f.suffix[1:].lower() in SUFFIXES}
+        self.files = {}
+        for f in sorted(self.where.rglob('*')):
+            if f.suffix[1:].lower() not in SUFFIXES: continue
+            key = f.relative_to(self.where).with_suffix('').as_posix()
+            if key in self.files: raise ValueError(f"{self.where} holds two predictions {self.files[key].name} and {f.name}: keep one of them")
+            self.files[key] = f
     def check(self, pairs:pd.DataFrame, # Pair table
               rows:Sequence[int], # That will be asked for
              ) -> None:
         "Raise `FileNotFoundError` when there is no prediction for some row."
-        lost = [n for n in pairs['name'].iloc[rows] if n not in self.files]
-        if lost: raise FileNotFoundError(f"{self.where} holds no prediction for {len(lost)} of {len(rows)} pairs, such as {lost[0]}.png (it holds {len(self.files)} images{', such as ' + next(iter(self.files.values())).name if self.files else ''}). Every pair of the split must be predicted")
+        lost = [pairs['name'].iloc[r] for r in rows if self.file(pairs, r) is None]
+        if lost: raise FileNotFoundError(f"{self.where} holds no prediction for {len(lost)} of {len(rows)} pairs, such as {lost[0]}.png (it holds {len(self.files)} images{', such as ' + next(iter(self.files)) if self.files else ''}). Every pair of the split must be predicted")
+        p = pairs.iloc[rows]; split, name = p['split'].iloc[0], p['name'].iloc[0]
+        if f'{split}/{name}' not in self.files and ((pairs['name'] == name) & (pairs['split'] != split)).any():
+            print(f"note: {name} and other names are in several splits, and {self.where.name} does not say which it holds; it is taken for {split}. Predictions in a sub-folder {split} would say so")
+    def file(self, pairs:pd.DataFrame, row:int # Pair table and row
+            ) -> Path|None: # `split/name` if there is such a file, else `name`
+        "The prediction of one row."
+        split, name = pairs['split'].iloc[row], pairs['name'].iloc[row]
+        return self.files.get(f'{split}/{name}', self.files.get(name))
     def read(self, pairs:pd.DataFrame, row:int, # Pair table and row
              size:tuple, # (H, W) that the mask has
             ) -> np.ndarray: # bool [H,W]
         "The predicted mask of one row."
-        file = self.files[pairs['name'].iloc[row]]; v, _ = mask_values(file); m = self.rule(v) == 1
-        if v.shape != tuple(size): raise ReadError(f"{file} is {v.shape[0]}x{v.shape[1]}, the mask it is scored against {size[0]}x{size[1]}: predictions must have the size of the masks")
+        file = self.file(pairs, row); v, _ = mask_values(file); m = self.rule(v) == 1
+        if v.shape != tuple(size): raise ReadError(f"{file} is {v.shape[0]}x{v.shape[1]}, the mask it is scored against {size[0]}x{size[1]}. Predictions must have the size of the masks; loaders with resize=True resize masks, evaluate(folder, path) scores them as stored")
+        if v.dtype != np.uint8 and v.max() > 255 and len(np.unique(v)) > 2: raise ReadError(f"{file} has 16 bits and many values: these are probabilities and no mask. Cut them first; predict_folder writes both")
         if m.any(): self.any = True
-        elif v.any(): self.pale = file, int(v.max())
+        elif v.any() and len(np.unique(v)) == 2: self.pale = file, int(v.max())
         return m
     def at(self, pairs:pd.DataFrame, rows:Sequence[int], # Pair table and rows
            size:tuple, # (H, W) of the batch
@@ -181,6 +196,14 @@ def _tables(passed, names, columns):
     return {k: pd.DataFrame(np.concatenate(p) if p else np.zeros((0, 3+len(columns)), int), columns=['idx', 'tile', 'pixels', *columns]).astype(int) for k, p in parts.items()}
 
 # %% ../nbs/50_evaluate.ipynb #4b59c063
+def _check_tile(tile, models, pairs, size):
+    "Raise where tiles cannot be predicted by themselves."
+    if tile < 1: raise ValueError(f"tile is a number of pixels, got {tile}")
+    rest = min(n % tile or tile for n in (size or pairs[['h', 'w']].to_numpy().ravel())) if size or {'h', 'w'} <= set(pairs.columns) else tile
+    for k, m in models.items():
+        if hasattr(m, 'outputs_for'): raise ValueError(f"{k!r} routes by the ratio of the whole image, and a tile has another: score it without tile=, or route counts of tiles with routed(..., 'oracle')")
+        if rest < getattr(m, 'min_size', 1): raise ValueError(f"tiles of {tile} px leave a rest of {rest} px at the edge, and {k!r} needs {m.min_size}: choose a tile that divides the images, or leaves a larger rest")
+
 def all_confusions(models, # A model, a Learner, a folder of predicted masks, a list of them, or {name: model}
                    dls=None, # From `cd_dls`; default: those of the first Learner; for stored predictions a folder or pair table will do
                    split:str='valid', # 'valid' unless another is asked for by name
@@ -190,12 +213,13 @@ def all_confusions(models, # A model, a Learner, a folder of predicted masks, a 
                   ) -> dict[str,pd.DataFrame]: # name -> table as `confusions` gives it
     "Counts of several models from one pass over a `split`."
     cols = [*COUNTS, *(SHAPES if shapes else ())]; dls = _dls_of(models, dls); pairs, models = dls.pairs, named_models(models); rows, out = rows_of(pairs, split), {}
-    if tile is not None and tile < 1: raise ValueError(f"tile is a number of pixels, got {tile}")
+    if tile is not None: _check_tile(tile, models, pairs.iloc[rows], getattr(dls.reader, 'size', None))
     stored = {k: m for k, m in models.items() if isinstance(m, StoredMasks)}
     for m in stored.values(): m.check(pairs, rows)
-    run = _stored_pass(stored, rows.tolist(), pairs, getattr(dls.reader, 'size', None), tile, shapes) if len(stored) == len(models) else _model_pass(models, progress(cd_dl(dls, split, bs=bs), desc=f'scoring {split}'), pairs, tile, shapes)
+    run = _stored_pass(stored, rows.tolist(), pairs, getattr(dls.reader, 'size', None), tile, shapes) if len(stored) == len(models) else _model_pass(models, progress(cd_dl(dls, rows.tolist(), bs=bs), desc=f'scoring {split}'), pairs, tile, shapes)
     for k, t in _tables(run, models, cols).items():
-        _check_once(t.loc[t['tile'] == 0, 'idx'].to_numpy(), rows, pairs, split); _check_pixels(t, pairs)
+        _check_once(t.loc[t['tile'] == 0, 'idx'].to_numpy(), rows, pairs, split)
+        if getattr(dls.reader, 'size', None) is None: _check_pixels(t, pairs)
         t = t.sort_values(['idx', 'tile'], ignore_index=True); p = pairs.iloc[t['idx']].reset_index(drop=True)
         own = (t['tp'] + t['fn'])/t[list(COUNTS)].sum(axis=1)                                   # of the tile; nan where everything is ignored
         t = t.drop(columns=['pixels', *(['tile'] if tile is None else [])]).assign(name=p['name'], car=p['car'] if tile is None else own)
@@ -210,9 +234,12 @@ def confusions(model, # A model, a Learner or a folder of predicted masks
                tile:int|None=None, shapes:bool=False, # As in `all_confusions`
               ) -> pd.DataFrame: # One row per pair: idx, name, car, tp, fp, fn, tn; with tiles one per tile, with `tile` and the tile's own car
     "Confusion counts of every pair of a `split`, each scored exactly once."
+    if len(named_models(model)) != 1: raise ValueError(f"confusions is for one model; all_confusions takes {len(named_models(model))}")
     return next(iter(all_confusions(model, dls, split, bs, tile, shapes).values()))
 
 # %% ../nbs/50_evaluate.ipynb #e130d62f
+def _train_cars(pairs): t = pairs.loc[pairs['split'] == 'train', 'car']; return t if len(t) else pairs['car'] # What quantiles are taken of
+
 def _bins_of(b, cars):
     "`b` as `CarBins`; quantiles of many equal `cars` are merged with a note, and None if a single bin is left."
     if not (isinstance(b, str) and b.startswith('quantile') and (b[8:] or '3').isdigit()): return as_bins(b, cars)
@@ -227,8 +254,8 @@ def _groups(pairs, idx, cars, by, bins):
     "What `score_table` wants, and what the bins mean: {binning: label of each image}, {binning: names in order}, {(binning, bin): range}."
     if by is None: return {}, {}, {}
     if by not in pairs: raise KeyError(f"the pair table has no column {by!r}; it has {', '.join(map(str, pairs.columns))}")
-    if by != 'car': return {by: pairs[by].iloc[idx].to_numpy()}, {by: sorted(pairs[by].unique().tolist())}, {}
-    train = pairs.loc[pairs['split'] == 'train', 'car']; train, made = train if len(train) else pairs['car'], {}
+    if by != 'car': return {by: pairs[by].astype(str).iloc[idx].to_numpy()}, {by: [*map(str, pairs[by].sort_values().unique())]}, {}   # as text: a number would be taken for a place
+    train, made = _train_cars(pairs), {}
     for b in bins if isinstance(bins, (list, tuple)) and not all(isinstance(b, (int, float)) for b in bins) else [bins]:
         name = k = b if isinstance(b, str) else 'bins'; i = 2
         while k in made: k, i = f'{name}_{i}', i+1
@@ -260,15 +287,16 @@ def pairs_hash(names:Sequence[str], cars:Sequence[float] # Names and change-area
 
 def protocol_text(protocol:dict # From `protocol_of`
                  ) -> str: # One line
-    "The protocol in words, for the foot of a table."
-    p = protocol; cut = p['threshold']
+    "The protocol in words, for the foot of a table; thresholds belong to the models."
+    p = protocol
     return (f"{p['data']}, split {p['split']} ({p['n']} pairs, {p['split_hash'][:8]}), images {p['size']}, " + (f"in tiles of {p['tiled']} px" if p['tiled'] else 'whole') +
-            (f", change where the mask is {p['labels']}" if p['labels'] else '') + f", threshold {cut}" + f"; 0/0 in scores per image: {p['empty']}")
+            (f", change where the mask is {p['labels']}" if p['labels'] else '') + f"; 0/0 in scores per image: {p['empty']}")
 
 # %% ../nbs/50_evaluate.ipynb #a3699e98
 SHAPE_SCORES = ('boundary_f1', 'boundary_precision', 'boundary_recall', 'object_f1', 'object_hit_rate', 'object_false_alarms')
 
 def _shape_scores(t, empty): # {protocol: scores} of counts with `SHAPES`; objects are pooled only
+    if not len(t): return {'pooled': {}, 'per_image': {}}
     bound, objects = t[[c for c in SHAPES if c.startswith('boundary')]].to_numpy(), t[[c for c in SHAPES if c.startswith('object')]].to_numpy().reshape(len(t), -1, 4)
     o = object_scores(objects).loc['all']
     known = t[list(COUNTS)].sum(axis=1).to_numpy() > 0                                     # an image without a valid pixel has no outline either
@@ -279,6 +307,13 @@ def _with_shapes(s, t, labels, names, empty):
     def rows(kind, b): lab = np.asarray(labels[kind]) if kind != 'all' else None; return t if lab is None else t[lab == (list(names[kind]).index(b) if np.issubdtype(lab.dtype, np.integer) else b)]
     got = {(k, b): _shape_scores(rows(k, b), empty) for k, b in {*zip(s['bins'], s['bin'])}}
     return s.assign(**{c: [got[k, b][p].get(c, np.nan) for p, k, b in zip(s['protocol'], s['bins'], s['bin'])] for c in SHAPE_SCORES})
+
+def _checked(counts, models, rows, tile, shapes):
+    "Raise unless `counts` are those of these models, rows, tiles and shapes."
+    for k in models:
+        t = counts.get(k)
+        if t is None or ('tile' in t) != bool(tile) or shapes and SHAPES[0] not in t or set(t['idx']) != set(rows.tolist()): raise ValueError(f"counts of {k!r} are missing or of other pairs, tiles or shapes: all_confusions(models, dls, split, tile=..., shapes=...) with the arguments of evaluate gives them")
+    return {k: counts[k] for k in models}
 
 # %% ../nbs/50_evaluate.ipynb #a90a919a
 def evaluate(models, # A model, a Learner, a folder of predicted masks, a list of them, or {name: model}
@@ -291,18 +326,21 @@ def evaluate(models, # A model, a Learner, a folder of predicted masks, a list o
              bs:int=None, # Batch size
              tile:int|None=None, # Cut images into tiles of this side, each an image of its own; None: whole images
              shapes:bool=False, # Score boundaries and objects too: `SHAPE_SCORES`
-            ) -> pd.DataFrame: # seed, model, split, protocol, bins, bin, range, n, scores in 0..1, size_note; `.attrs['protocol']`
+             counts:dict=None, # From `all_confusions` with the same split, tile and shapes, if already there
+            ) -> pd.DataFrame: # seed, model, split, protocol, bins, bin, range, n, scores in 0..1, size_note, note (the protocol in words); `.attrs['protocol']`
     "Scores of `models` on a `split`: pooled and per image, over all pairs and in each bin."
     dls, out = _dls_of(models, dls), []; models = named_models(models); rows = np.sort(rows_of(dls.pairs, split))
     groups = _groups(dls.pairs, rows, dls.pairs['car'].iloc[rows].to_numpy(), by, bins)                     # a mistake is found before the pass
-    for name, t in all_confusions(models, dls, split, bs, tile, shapes).items():
+    if counts is None: counts = all_confusions(models, dls, split, bs, tile, shapes)
+    for name, t in _checked(counts, models, rows, tile, shapes).items():
         labels, names, ranges = groups if tile is None else _groups(dls.pairs, t['idx'].to_numpy(), t['car'].to_numpy(), by, bins)
         s = score_table(t, labels, names, empty)
         if shapes: s = _with_shapes(s, t, labels, names, empty)
         s.insert(3, 'range', [ranges.get(k, '') for k in zip(s['bins'], s['bin'])])
         out.append(pd.concat([pd.DataFrame(dict(seed=seed, model=name, split=split), index=s.index), s], axis=1))
-    out = pd.concat(out, ignore_index=True).assign(size_note=size_note(dls) + (f', in tiles of {tile} px' if tile else ''))
-    out.attrs['protocol'] = protocol_of(dls, split, models, tile, empty)
+    protocol = protocol_of(dls, split, models, tile, empty)
+    out = pd.concat(out, ignore_index=True).assign(size_note=size_note(dls) + (f', in tiles of {tile} px' if tile else ''), note=protocol_text(protocol))
+    out.attrs['protocol'] = protocol
     return out
 
 # %% ../nbs/50_evaluate.ipynb #633d4ff8
@@ -322,13 +360,13 @@ def prob_hists(models, # A model, a Learner, a list of them, or {name: model}
                bs:int=None, # Batch size
               ) -> dict[str,ProbHist]: # name -> histogram; with bins also 'name, bin'
     "Histograms of the predicted probabilities of several models, from one pass over a `split`."
-    dls, models = _dls_of(models, dls), named_models(models); train = dls.pairs.loc[dls.pairs['split'] == 'train', 'car']
+    dls, models = _dls_of(models, dls), named_models(models)
     if hard := [k for k, m in models.items() if isinstance(m, StoredMasks)]: raise ValueError(f"{hard[0]!r} is a folder of masks, which hold no probabilities")
-    b = as_bins(bins, train if len(train) else dls.pairs['car']) if bins is not None else None
+    b = _bins_of(bins, _train_cars(dls.pairs)) if bins is not None else None
     out = {f'{k}{n}': ProbHist(getattr(m, 'threshold', .5)) for k, m in models.items() for n in ('', *(f', {x}' for x in (b.names if b else ())))}
     with ExitStack() as stack:
         for m in models.values(): stack.enter_context(eval_mode(m))
-        for xa, xb, mask, idx in progress(cd_dl(dls, split, bs=bs), desc=f'probabilities of {split}'):
+        for xa, xb, mask, idx in progress(cd_dl(dls, rows_of(dls.pairs, split).tolist(), bs=bs), desc=f'probabilities of {split}'):
             mask, idx = plain(mask), plain(idx).cpu(); which = b(dls.pairs['car'].iloc[idx.tolist()].to_numpy()) if b else []
             for k, m in models.items():
                 p = prob_rows(m, xa, xb, idx); out[k].update(p, mask)
@@ -344,11 +382,11 @@ def summarise(scores:pd.DataFrame, # Long table with `seed`
     twice = scores.duplicated([*keys, 'seed'])
     if twice.any(): raise ValueError(f"seed {scores.loc[twice, 'seed'].iloc[0]} of {scores.loc[twice, 'model'].iloc[0]!r} is in the table twice; a seed must count once")
     g = scores.groupby(keys, sort=False)
-    for c, what in dict(n='on different numbers of pairs', range='in different bins', size_note='at different sizes').items():
+    for c, what in dict(n='on different numbers of pairs', range='in different bins', size_note='at different sizes', note='in different ways').items():
         if c in scores and (g[c].nunique() > 1).any(): raise ValueError(f"the seeds were scored {what}; they belong to different data, splits or settings")
     mean, sd = g[cols].mean(), g[cols].std(ddof=1).add_suffix('_sd')
     order = [x for c in cols for x in (c, f'{c}_sd')]
-    return pd.concat([*(g[c].first() for c in ('range', 'size_note', 'n') if c in scores), g['seed'].nunique().rename('seeds'), pd.concat([mean, sd], axis=1)[order]], axis=1).reset_index()
+    return pd.concat([*(g[c].first() for c in ('range', 'size_note', 'note', 'n') if c in scores), g['seed'].nunique().rename('seeds'), pd.concat([mean, sd], axis=1)[order]], axis=1).reset_index()
 
 # %% ../nbs/50_evaluate.ipynb #dff04df1
 def _cell(m, sd, digits): return f'{100*m:.{digits}f}' + ('' if np.isnan(sd) else f' ± {100*sd:.{digits}f}') if not np.isnan(m) else '-'
@@ -356,6 +394,8 @@ def _cell(m, sd, digits): return f'{100*m:.{digits}f}' + ('' if np.isnan(sd) els
 def _gain(scores, model, baseline, metric, digits):
     "Gain of `model` over `baseline` as text: mean and t-interval over seeds."
     if model == baseline: return ''
+    one, base = (scores[scores['model'] == k] for k in (model, baseline))
+    if set(one['seed']) != set(base['seed']): return f"{100*(one[metric].mean() - base[metric].mean()):+.{digits}f} (not paired: {one['seed'].nunique()} and {base['seed'].nunique()} seeds)"
     g = paired_gain(scores[scores['model'].isin((model, baseline))], baseline, metric)[metric]
     m, h = seed_interval(g)
     return f'{100*m:+.{digits}f}' + ('' if np.isnan(h) else f' [{100*(m-h):+.{digits}f}, {100*(m+h):+.{digits}f}]')
@@ -374,21 +414,31 @@ def show_table(scores:pd.DataFrame, # Long table of `evaluate`, one or more seed
     if 'split' in scores and scores['split'].nunique() > 1: raise ValueError(f"the table mixes splits ({', '.join(scores['split'].unique())}); choose one")
     t = scores[(scores['protocol'] == protocol) & scores['bins'].isin(('all', bins))]
     if bins is not None and bins not in set(t['bins']): raise ValueError(f"no rows with protocol={protocol!r} and bins={bins!r}; the table has {sorted(set(zip(scores['protocol'], scores['bins'])))}")
+    if lost := set(models or ()) - set(t['model']): raise KeyError(f"no model {sorted(lost)[0]!r} in the table; there are {', '.join(t['model'].unique())}")
     if models is not None: t = t[t['model'].isin(models)]
+    if 'note' in t and t['note'].nunique() > 1: raise ValueError(f"the table mixes scores that were made in different ways: {' AND '.join(t['note'].unique())}. Score alike; compare says what differs")
     sm = summarise(t); names = list(models) if models is not None else list(dict.fromkeys(sm['model']))
     head = lambda b, g: ': '.join(filter(None, [b, bin_range(t, b)])) + f" (n={int(g['n'].iloc[0])})"
     out = {head(b, g): {r.model: _cell(getattr(r, metric), getattr(r, f'{metric}_sd'), digits) for r in g.itertuples()} for b, g in sm.groupby('bin', sort=False)}
     out = pd.DataFrame(out).reindex(names).fillna('-')
     if baseline is not None: out[f'gain over {baseline}'] = [_gain(t[t['bins'] == 'all'], m, baseline, metric, digits) for m in names]
-    if 'protocol' in scores.attrs: out.attrs['note'] = protocol_text(scores.attrs['protocol'])
-    out.attrs['caption'] = f"{metric.upper() if len(metric) < 4 else metric} (%), {protocol.replace('_', ' ')}{_caption(t, baseline)}"
+    out.attrs |= dict(note=t['note'].iloc[0]) if 'note' in t else {}
+    if metric == 'object_false_alarms': out.attrs['low'] = True                              # the lower the better
+    out.attrs['caption'] = f"{score_name(metric)} (%), {protocol.replace('_', ' ')}{_caption(t, baseline)}"
     return out.rename_axis('model')
+
+def score_name(metric:str # One of `SCORES` or `SHAPE_SCORES`
+              ) -> str: # As it is printed
+    "The usual name of a score."
+    return dict(f1='F1', iou='IoU', miou='mIoU', acc='OA', mf='mean F1', macc='mean accuracy', mprecision='mean precision', boundary_f1='boundary F1 within 3 px', boundary_precision='boundary precision within 3 px', boundary_recall='boundary recall within 3 px',
+                object_f1='object F1', object_hit_rate='objects at least half covered', object_false_alarms='predicted objects less than half covered').get(metric, metric)
 
 def _caption(t, baseline):
     "On which split, at which size, over how many seeds."
     k, size = t['seed'].nunique(), next(iter(t['size_note'].dropna().astype(str)), '') if 'size_note' in t else ''
     if size: size = ', scored ' + (f'at {size} px' if size.isdigit() else f'on images {size}' if size.startswith('resized') else size.removeprefix('scored '))
-    seeds = 'one seed (no evidence)' if k < 2 else f'mean ± s.d. of {k} training seeds' + ('' if baseline is None else f'; gain over {baseline} paired by seed, with its 95 % t-interval over training seeds')
+    each = t.groupby('model')['seed'].nunique(); k = f'{each.min()} to {each.max()}' if each.min() < each.max() else k
+    seeds = 'one seed (no evidence)' if k == 1 else f'mean ± s.d. of {k} training seeds' + ('' if baseline is None else f'; gain over {baseline} paired by seed, with its 95 % t-interval over training seeds')
     return (f" on {t['split'].iloc[0]}" if 'split' in t else '') + f'{size}, {seeds}; one fixed split'
 
 def markdown_table(table:pd.DataFrame, # Table of text, e.g. of `show_table`
@@ -400,6 +450,12 @@ def markdown_table(table:pd.DataFrame, # Table of text, e.g. of `show_table`
 
 # %% ../nbs/50_evaluate.ipynb #6688b182
 def _f1_of(t): return np.where(t['tp']+t['fn'] > 0, 2*t['tp']/np.maximum(2*t['tp']+t['fp']+t['fn'], 1), np.nan)
+
+def _for_pictures(model, dls, counts): # DataLoaders, if pictures can be made of these
+    dls = _dls_of(model, dls)
+    if isinstance(dls, _Pairs): raise ValueError("pictures need images: pass DataLoaders, cd_dls(path), and not a folder or table")
+    if counts is not None and 'tile' in counts: raise ValueError("pictures are of whole images: pass counts that were made without tile=")
+    return dls
 
 def _errors_of(model, dls, rows): # {row: (prediction, mask)}
     net, got = next(iter(named_models(model).values())), {}
@@ -417,7 +473,7 @@ def show_best_worst(model, # A model, a Learner or a folder of predicted masks
                     size:float=1.3, # Inches of a picture
                    ) -> Fig: # Sheet of error maps
     "Error maps of the best and the worst pairs of a `split`, by F1 per image, and of the unchanged pairs with the most false alarms."
-    dls = _dls_of(model, dls); net = next(iter(named_models(model).values()))
+    dls = _for_pictures(model, dls, counts); net = next(iter(named_models(model).values()))
     t = confusions(net, dls, split) if counts is None else counts
     f1 = _f1_of(t)
     share = np.where(~np.isnan(f1), np.nan, t['fp']/np.maximum(t['fp']+t['tn'], 1))
@@ -437,8 +493,8 @@ def show_gallery(model, # A model, a Learner or a folder of predicted masks
                  size:float=1.1, # Inches of a picture
                 ) -> Fig: # A row per bin: date A, date B and errors of its best, median and worst pair
     "The best, the median and the worst pair of each bin of the change-area ratio, by F1 per image."
-    dls = _dls_of(model, dls); t = confusions(model, dls, split) if counts is None else counts; train = dls.pairs.loc[dls.pairs['split'] == 'train', 'car']
-    f1, b = _f1_of(t), as_bins(bins, train if len(train) else dls.pairs['car']); k, picks = b(t['car'].to_numpy()), {}
+    dls = _for_pictures(model, dls, counts); t = confusions(model, dls, split) if counts is None else counts
+    f1, b = _f1_of(t), _bins_of(bins, _train_cars(dls.pairs)) or CarBins(()); k, picks = b(t['car'].to_numpy()), {}
     for i, n in enumerate(b.names):
         on = np.flatnonzero((k == i) & ~np.isnan(f1)); on = on[np.argsort(-f1[on], kind='stable')]
         if len(on): picks[n] = {what: on[j] for what, j in (('best', 0), ('median', len(on)//2), ('worst', len(on)-1)) if len(on) > dict(best=0, median=2, worst=1)[what]}

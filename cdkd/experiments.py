@@ -6,6 +6,7 @@
 __all__ = ['OPENCD_WEIGHT', 'TINY', 'MTKDExperiment', 'Report', 'mtkd_table', 'mtkd_gains', 'show_result', 'compare']
 
 # %% ../nbs/51_experiments.ipynb #410854cf
+from itertools import combinations
 from pathlib import Path
 from typing import Mapping
 
@@ -23,7 +24,7 @@ from .data.partition import bin_dls, car_table
 from .distill.core import Distill
 from .distill.mtkd import MTKD, RandomRouting, SelfTeacher, Teachers
 from .distill.op import OracleOP, OriginPartition
-from .evaluate import confusions, protocol_of, show_best_worst, show_table
+from .evaluate import confusions, protocol_of, protocol_text, show_best_worst, show_table
 from .export import load_scores, save_scores
 from .gains import routing_confusion
 from .io import atomic_write, content_hash
@@ -225,7 +226,8 @@ def scores(self:MTKDExperiment) -> pd.DataFrame: # One row per seed x model x pr
                                      arch=self.opts['arch'], size=self.opts['size'], size_note=self.size_note, epochs=self.opts['epochs'], split='test', **facts))
     out, first = pd.concat(rows, ignore_index=True), ['seed', 'model', 'protocol', 'bins', 'bin', 'range', 'n']
     out = out[[*first, *[c for c in out if c not in first]]]
-    out.attrs['protocol'] = protocol_of(self.dls, 'test', self.make_model()) | dict(checkpoint='val')      # KeepBest: the epoch with the best validation F1
+    protocol = protocol_of(self.dls, 'test', self.make_model()) | dict(checkpoint='val')      # KeepBest: the epoch with the best validation F1
+    out.attrs['protocol'], out['note'] = protocol, protocol_text(protocol)
     return out
 
 @patch(as_prop=True)
@@ -236,7 +238,7 @@ def counts(self:MTKDExperiment, seed:int, # Which seed
            name:str, # One of `scored`
           ) -> pd.DataFrame: # A row per test pair: idx, name, car, tp, fp, fn, tn
     "Confusion counts of every test pair, as kept."
-    return pd.read_csv(self.out/f'seed{seed}'/'scores'/name/'counts.csv')
+    return pd.read_csv(self.out/f'seed{seed}'/'scores'/name/'counts.csv', dtype={'name': str})
 
 # %% ../nbs/51_experiments.ipynb #a945a179
 @patch
@@ -347,7 +349,7 @@ def history(self:MTKDExperiment, seed:int, # Which seed
     return pd.read_csv(self.out/f'seed{seed}'/name/'history.csv')
 
 # %% ../nbs/51_experiments.ipynb #6104191a
-_LIKE = dict(data='data set', split='split', n='number of pairs', split_hash='pairs, or their masks', labels='rule of the masks', size='size of the images', tiled='tiles', empty='rule for 0/0', checkpoint='data that the epoch was chosen on')
+_LIKE = dict(split='split', n='number of pairs', split_hash='pairs, or their masks', labels='rule of the masks', size='size of the images', tiled='tiles', empty='rule for 0/0', checkpoint='data that the epoch was chosen on')
 
 def _scores_of(run): # A long table with its protocol
     if isinstance(run, MTKDExperiment): run = run.out
@@ -358,15 +360,17 @@ def _scores_of(run): # A long table with its protocol
 def compare(runs, # {name: run} or a list: run folders, files of `save_scores`, experiments, tables of `evaluate`
            ) -> pd.DataFrame: # One long table, for `show_table`, `plot_bins` and the like; models that several runs have are called 'run: model'
     "Scores of several runs in one table; raises `ValueError` where they were made under unlike protocols."
+    if isinstance(runs, (str, Path, pd.DataFrame, MTKDExperiment)): raise TypeError("compare takes several runs: a list, or {name: run}")
     named = runs if isinstance(runs, Mapping) else {(f'run{i}' if isinstance(r, pd.DataFrame) else Path(getattr(r, 'out', r)).name): r for i, r in enumerate(runs)}
     if len(named) < len(runs): raise ValueError("two runs have the same folder name; name them: compare({'a': ..., 'b': ...})")
     tables = {str(k): _scores_of(r) for k, r in named.items()}
-    first, *rest = tables
-    for k in rest:
-        a, b = tables[first].attrs['protocol'], tables[k].attrs['protocol']
+    for i, j in combinations(tables, 2):
+        a, b = tables[i].attrs['protocol'], tables[j].attrs['protocol']
         unlike = [f'{what}: {a[f]} and {b[f]}' for f, what in _LIKE.items() if a.get(f, b.get(f)) != b.get(f, a.get(f))]
-        if unlike: raise ValueError(f"{first!r} and {k!r} were not scored alike ({'; '.join(unlike)}). Score both on the same pairs in the same way")
+        if unlike: raise ValueError(f"{i!r} and {j!r} were not scored alike ({'; '.join(unlike)}). Score both on the same pairs in the same way")
     often = pd.Series([m for t in tables.values() for m in t['model'].unique()]).value_counts()
     out = pd.concat([t.assign(model=[f'{k}: {m}' if often[m] > 1 else m for m in t['model']]) for k, t in tables.items()], ignore_index=True)
-    out.attrs = dict(protocol=dict(tables[first].attrs['protocol'], threshold="each model's own"))
+    first, *rest = (t.attrs['protocol'] for t in tables.values())
+    shared = {f: v for f, v in first.items() if all(f in p and p[f] == v for p in rest)}               # what only some say is not known of all
+    out.attrs, out['note'] = dict(protocol=shared), next((t['note'].iloc[0] for t in tables.values() if 'note' in t), protocol_text(first))
     return out

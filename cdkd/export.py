@@ -62,6 +62,7 @@ def latex_table(table:pd.DataFrame, # Text or numbers, e.g. of `show_table`
     "A table for a paper, in LaTeX."
     if not re.fullmatch(r'[\w:.+/-]*', label, re.ASCII): raise ValueError(f"label={label!r}: letters, digits and : . + / - _ only, as in 'tab:scores'")
     if odd := [c for c in low if c not in list(table.columns)]: raise ValueError(f"low names a column {odd[0]!r}; the table has {', '.join(map(str, table.columns))}")
+    low = list(table.columns) if table.attrs.get('low') else low                              # show_table of a score that should be small
     t = _as_text(table, digits); best = table.attrs.get('best', True) if best is None else best
     cols = [t.iloc[:, j].tolist() for j in range(t.shape[1])]; first = t.shape[1] - table.shape[1]
     bold = [_best(c, j >= first and table.columns[j - first] in low) if best and j >= first else [False]*len(c) for j, c in enumerate(cols)]

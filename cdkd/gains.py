@@ -8,6 +8,7 @@ __all__ = ['image_interval', 'paired_difference', 'image_table', 'bin_gains', 'p
            'plot_gain_curve']
 
 # %% ../nbs/50d_gains.ipynb #b2e12383
+import warnings
 from typing import Mapping, Sequence
 
 import numpy as np, pandas as pd, seaborn as sns
@@ -15,11 +16,20 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from .car import CarBins, as_bins
+from .evaluate import score_name
 from .metrics import COUNTS, SCORES, per_image_scores, scores_from
 from .plot import MODEL_COLOURS, _axes
 
 # %% ../nbs/50d_gains.ipynb #6b2ae761
 def _conf(t): return t[list(COUNTS)].to_numpy(np.int64)
+
+def _images(t, protocol): # Counts of whole images: tiles of one scene are not independent of each other
+    if 'tile' not in t: return t
+    if protocol != 'pooled': raise ValueError("tiles of one image are not independent, so an interval over tiles would be too narrow: take protocol='pooled', which is drawn by image, or counts without tile=")
+    return t.groupby(['idx', 'name'], as_index=False, sort=False)[list(COUNTS)].sum()
+
+def _ends(drawn, level): # Percentiles of the draws; NaN where more than one in twenty has no value (no change in any image drawn)
+    return np.nanquantile(drawn, [(1-level)/2, (1+level)/2]) if np.isnan(drawn).mean() <= .05 else np.full(2, np.nan)
 
 def _statistic(conf, metric, protocol, empty):
     "Score of the images that an index array names along an axis."
@@ -42,15 +52,22 @@ def image_interval(counts:pd.DataFrame, # From `confusions`
                    seed:int=0, # Of the draws
                   ) -> tuple[float, float, float]: # Score, lower and upper end; ends are NaN for a single image
     "A score and its bootstrap interval (percentiles) over images."
-    f, i = _statistic(_conf(counts), metric, protocol, empty), np.arange(len(counts))
+    counts = _images(counts, protocol); f, i = _statistic(_conf(counts), metric, protocol, empty), np.arange(len(counts))
     if len(i) < 2: return float(f(i)), np.nan, np.nan
-    r = stats.bootstrap((i,), f, n_resamples=n, batch=max(1, 2_000_000//len(i)), vectorized=True, confidence_level=level, method='percentile', rng=np.random.default_rng(seed)).confidence_interval
-    return float(f(i)), float(r.low), float(r.high)
+    return float(f(i)), *map(float, _ends(_drawn(i, f, n, 2_000_000//len(i), seed), level))
+
+def _drawn(i, f, n, batch, seed): # `f` of images drawn with replacement [n]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                                              # draws without any change have no F1: `_ends` deals with them
+        return stats.bootstrap((i,), f, n_resamples=n, batch=max(1, batch), vectorized=True, method='percentile', rng=np.random.default_rng(seed)).bootstrap_distribution
 
 # %% ../nbs/50d_gains.ipynb #3f6867e3
 def _same_images(a, b):
+    "Raise unless both tables have the same images, with the same changed and valid pixels."
     if len(a) != len(b) or not (a['name'].to_numpy() == b['name'].to_numpy()).all():
         raise ValueError(f"the two tables are about other images ({len(a)} and {len(b)}, such as {a['name'].iloc[0]!r} and {b['name'].iloc[0]!r}): score both models on the same split")
+    truth = lambda t: np.stack([t['tp'] + t['fn'], t[list(COUNTS)].sum(axis=1)])
+    if (bad := np.flatnonzero((truth(a) != truth(b)).any(0))).size: raise ValueError(f"image {a['name'].iloc[bad[0]]!r} has other changed or valid pixels in the other table: another split, size or mask rule. Score both models in the same way")
 
 def paired_difference(a:pd.DataFrame, # Counts of one model
                       b:pd.DataFrame, # Counts of the other, of the same images
@@ -58,13 +75,13 @@ def paired_difference(a:pd.DataFrame, # Counts of one model
                       n:int=2000, level:float=.95, empty:str='paper', seed:int=0, # As in `image_interval`
                      ) -> dict: # gain (a - b), low, high, p
     "Difference of two models on the same images: its bootstrap interval, and the p value of a paired permutation test."
-    _same_images(a, b); m, i = len(a), np.arange(len(a)); f = _statistic(np.concatenate([_conf(a), _conf(b)]), metric, protocol, empty)
+    _same_images(a, b); a, b = _images(a, protocol), _images(b, protocol); m, i = len(a), np.arange(len(a)); f = _statistic(np.concatenate([_conf(a), _conf(b)]), metric, protocol, empty)
     def diff(i, axis=-1): return f(i, axis) - f(i + m, axis)
-    if m < 2: return dict(gain=float(diff(i)), low=np.nan, high=np.nan, p=np.nan)
-    how = dict(n_resamples=n, batch=max(1, 1_000_000//m), vectorized=True)
-    r = stats.bootstrap((i,), diff, confidence_level=level, method='percentile', rng=np.random.default_rng(seed), **how).confidence_interval
-    p = stats.permutation_test((i, i + m), lambda x, y, axis=-1: f(x, axis) - f(y, axis), permutation_type='samples', rng=np.random.default_rng(seed), **how).pvalue
-    return dict(gain=float(diff(i)), low=float(r.low), high=float(r.high), p=float(p))
+    if m < 2 or np.isnan(gain := float(diff(i))): return dict(gain=float(diff(i)), low=np.nan, high=np.nan, p=np.nan)
+    def dealt(x, y, axis=-1): d = f(x, axis) - f(y, axis); return np.where(np.isnan(d), gain, d)              # no value: counted as extreme
+    p = stats.permutation_test((i, i + m), dealt, permutation_type='samples', n_resamples=n, batch=max(1, 1_000_000//m), vectorized=True, rng=np.random.default_rng(seed)).pvalue
+    low, high = _ends(_drawn(i, diff, n, 1_000_000//m, seed), level)
+    return dict(gain=gain, low=float(low), high=float(high), p=float(p))
 
 def image_table(counts:Mapping[str,pd.DataFrame], # Counts by model, from `all_confusions`
                 baseline:str, # The model to compare with
@@ -82,14 +99,17 @@ def image_table(counts:Mapping[str,pd.DataFrame], # Counts by model, from `all_c
 # %% ../nbs/50d_gains.ipynb #2058e458
 def bin_gains(counts:Mapping[str,pd.DataFrame], # Counts by model
               baseline:str, # The model to compare with
-              bins='paper', # As in `as_bins`; quantiles are those of these images
+              bins='paper', # `CarBins`, thresholds or 'paper'; for quantiles `as_bins('quantile', ratios of the training pairs)`
               metric:str='f1', protocol:str='pooled', # As in `image_interval`
               **kwargs, # For `image_table`
              ) -> pd.DataFrame: # Columns of `image_table`, with bin and range; all images first
     "`image_table` over all images and in each bin of the change-area ratio; bins without images are left out."
-    cars = next(iter(counts.values()))['car'].to_numpy(); b = as_bins(bins, cars); k = b(cars)
+    first, *rest = counts.values(); b = as_bins(bins); k = b(first['car'].to_numpy())
+    for t in rest: _same_images(first, t)
     parts = [('all', '', np.ones(len(k), bool))] + [(n, r, k == i) for i, (n, r) in enumerate(zip(b.names, b.ranges()))]
-    return pd.concat([image_table({m: t[on] for m, t in counts.items()}, baseline, metric, protocol, **kwargs).reset_index().assign(bin=n, range=r) for n, r, on in parts if on.any()], ignore_index=True)
+    out = pd.concat([image_table({m: t[on] for m, t in counts.items()}, baseline, metric, protocol, **kwargs).reset_index().assign(bin=n, range=r) for n, r, on in parts if on.any()], ignore_index=True)
+    out.attrs['label'] = f"{score_name(metric)}, {protocol.replace('_', ' ')}: gain over {baseline} (points),\n{kwargs.get('level', .95):.0%} interval over images"
+    return out
 
 def plot_bin_gains(gains:pd.DataFrame, # From `bin_gains`
                    ax=None, # Axes; None: a new figure
@@ -101,7 +121,7 @@ def plot_bin_gains(gains:pd.DataFrame, # From `bin_gains`
         t = g[g['model'] == m].set_index('bin').reindex(order); x = np.arange(len(order)) + (j - (len(names)-1)/2)*.7/max(len(names), 1)
         ax.errorbar(x, 100*t['gain'], 100*np.abs(t[['gain_low', 'gain_high']].to_numpy().T - t['gain'].to_numpy()), fmt='o', ms=5, capsize=3, lw=1.2, color=MODEL_COLOURS[(j+1) % len(MODEL_COLOURS)], label=m)
     ax.axhline(0, color='k', lw=.8); ax.set_xticks(range(len(order)), ['\n'.join(filter(None, [b, r, f'n={n}'])) for b, r, n in g.drop_duplicates('bin')[['bin', 'range', 'n']].itertuples(index=False)], fontsize=7)
-    ax.set_ylabel('gain (points), 95 % over images', fontsize=8); ax.tick_params(axis='y', labelsize=8); ax.grid(axis='y', alpha=.25); ax.legend(fontsize=8, frameon=False, ncols=min(len(names), 4), loc='lower center', bbox_to_anchor=(.5, 1.))
+    ax.set_ylabel(gains.attrs.get('label', 'gain (points)'), fontsize=8); ax.tick_params(axis='y', labelsize=8); ax.grid(axis='y', alpha=.25); ax.legend(fontsize=8, frameon=False, ncols=min(len(names), 4), loc='lower center', bbox_to_anchor=(.5, 1.))
     return out
 
 # %% ../nbs/50d_gains.ipynb #1bff057a
@@ -111,7 +131,8 @@ def teacher_matrix(counts:Mapping[str,pd.DataFrame], # Counts by model: the teac
                    empty:str='paper', # 0/0 in scores per image
                   ) -> pd.DataFrame: # Models down, bins across, NaN for bins without images
     "The score of every model in every bin of the true change-area ratio."
-    cars = next(iter(counts.values()))['car'].to_numpy(); b = as_bins(bins, cars); k = b(cars)
+    first, *rest = counts.values(); b = as_bins(bins); k = b(first['car'].to_numpy())
+    for t in rest: _same_images(first, t)
     def score(t): return np.nan if not len(t) else float(_statistic(_conf(t), metric, protocol, empty)(np.arange(len(t))))
     return pd.DataFrame({n: {m: score(t[k == i]) for m, t in counts.items()} for i, n in enumerate(b.names)}).rename_axis('model').rename_axis('bin', axis=1)
 
@@ -144,20 +165,21 @@ def routed(origin:pd.DataFrame, # Counts of the origin model
           ) -> pd.DataFrame: # Counts of the routed answers, with the `teacher` that gave them
     "What teachers under a router would be scored, from their own counts."
     for t in teachers.values(): _same_images(origin, t)
-    b, names = as_bins(bins, origin['car']), list(teachers)
+    b, names = as_bins(bins), list(teachers)
     if how not in ('predicted', 'oracle', 'best'): raise ValueError(f"how is 'predicted', 'oracle' or 'best', not {how!r}")
     if how != 'best' and len(names) != b.n: raise ValueError(f"{len(names)} teachers ({', '.join(names)}) for {b.n} bins ({', '.join(b.names)})")
     if how == 'best': k = np.argmin([t['fp'] + t['fn'] for t in teachers.values()], 0)
     else: k = b(predicted_car(origin) if how == 'predicted' else origin['car'].fillna(0).to_numpy())
-    every = np.stack([_conf(t) for t in teachers.values()])
-    return origin.assign(**dict(zip(COUNTS, every[k, np.arange(len(k))].T)), teacher=np.array(names)[k])
+    cols = [c for c in origin if c not in ('idx', 'tile', 'name', 'car')]                          # boundaries and objects too
+    every = np.stack([t[cols].to_numpy() for t in teachers.values()])
+    return origin.assign(**dict(zip(cols, every[k, np.arange(len(k))].T)), teacher=np.array(names)[k])
 
 # %% ../nbs/50d_gains.ipynb #111b5820
 def routing_confusion(origin:pd.DataFrame, # Counts of the origin model
                       bins='paper', # As in `as_bins`
                      ) -> pd.DataFrame: # Images: true bin down, predicted bin across
     "How the predicted ratio routes the images."
-    b = as_bins(bins, origin['car']); k, p = b(origin['car'].to_numpy()), b(predicted_car(origin)); on = k >= 0
+    b = as_bins(bins); k, p = b(origin['car'].to_numpy()), b(predicted_car(origin)); on = k >= 0
     return pd.DataFrame([[int(((k == i) & (p == j) & on).sum()) for j in range(b.n)] for i in range(b.n)], pd.Index(b.names, name='true'), pd.Index(b.names, name='predicted'))
 
 def routing_cost(origin:pd.DataFrame, # Counts of the origin model
@@ -166,7 +188,7 @@ def routing_cost(origin:pd.DataFrame, # Counts of the origin model
                  metric:str='f1', # Pooled score
                 ) -> pd.DataFrame: # true, predicted, n, score (of the teacher asked), right (of the right one), cost (points of the whole set)
     "What each kind of wrong route costs."
-    b = as_bins(bins, origin['car']); k, p = b(origin['car'].to_numpy()), b(predicted_car(origin))
+    b = as_bins(bins); k, p = b(origin['car'].to_numpy()), b(predicted_car(origin))
     now, true = (routed(origin, teachers, b, h) for h in ('predicted', 'oracle')); whole, rows = scores_from(_conf(now))[metric], []
     for i, j in ((i, j) for i in range(b.n) for j in range(b.n) if i != j):
         if not (on := (k == i) & (p == j)).any(): continue
@@ -205,6 +227,7 @@ def gain_curve(a:pd.DataFrame, # Counts of one model
     drawn, images = gain(times), w.sum(1)**2/(w**2).sum(1)
     q = np.nanquantile(np.where(np.isnan(drawn).all(1, keepdims=True), 0, drawn), [(1-level)/2, (1+level)/2], axis=1)
     out = pd.DataFrame(dict(car=at**2, gain=gain(np.ones((len(x), 1)))[:, 0], low=q[0], high=q[1], images=images))
+    out.attrs['label'] = f'gain in pooled {score_name(metric)} (points)'
     return out.assign(**{c: out[c].where((images >= least) & out['gain'].notna()) for c in ('gain', 'low', 'high')})
 
 def plot_gain_curve(curve, # From `gain_curve`, or {name: curve}
@@ -221,6 +244,6 @@ def plot_gain_curve(curve, # From `gain_curve`, or {name: curve}
     if cars is not None: ax.plot(np.sqrt(cars), np.zeros(len(cars)) - .01, '|', color='.3', ms=6, alpha=.5, transform=ax.get_xaxis_transform(), clip_on=False)
     ax.axhline(0, color='k', lw=.8); lo, hi = ax.get_xlim(); ticks = np.array([0, .01, .05, .1, .2, .3, .5, .7, 1.]); ticks = ticks[(np.sqrt(ticks) >= lo) & (np.sqrt(ticks) <= hi)]
     for v in bins.thresholds if bins is not None else (): ax.axvline(v**.5, color='.6', lw=.8, ls='--')
-    ax.set_xticks(np.sqrt(ticks), [f'{100*t:g}' for t in ticks]); ax.set_xlabel('change-area ratio (%)', fontsize=8); ax.set_ylabel('gain in pooled F1 (points)', fontsize=8); ax.tick_params(labelsize=8); ax.grid(alpha=.25)
+    ax.set_xticks(np.sqrt(ticks), [f'{100*t:g}' for t in ticks]); ax.set_xlabel('change-area ratio (%)', fontsize=8); ax.set_ylabel(next((t.attrs['label'] for t in (curve.values() if isinstance(curve, Mapping) else [curve]) if 'label' in t.attrs), 'gain (points)'), fontsize=8); ax.tick_params(labelsize=8); ax.grid(alpha=.25)
     if ax.get_legend_handles_labels()[1]: ax.legend(fontsize=8, frameon=False)
     return out

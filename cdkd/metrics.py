@@ -158,6 +158,7 @@ def change_mask(logits:Tensor, # [N,K,H,W]
     if threshold is None: threshold = getattr(model, 'threshold', .5)
     if hasattr(model, 'prob'): return plain(model.prob(logits))>threshold
     logits = plain(logits)
+    if logits.shape[1]>2: raise ValueError(f"logits of {logits.shape[1]} channels are not change logits, which have 1 or 2; class_confusion(logits.argmax(1), mask, {logits.shape[1]}) counts classes")
     return (logits.softmax(1)[:,1] if logits.shape[1]>1 else logits[:,0].sigmoid())>threshold
 
 # %% ../nbs/32_metrics.ipynb #5ef559c3
