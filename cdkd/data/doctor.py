@@ -7,7 +7,7 @@ __all__ = ['SEVERITIES', 'FIELD_RULES', 'Finding', 'rule_table', 'MaskFacts', 'C
            'tile_borders', 'Shift', 'image_shift', 'DoctorReport', 'doctor', 'plot_mask_values', 'plot_border_scores',
            'plot_leaks', 'plot_registration']
 
-# %% ../../nbs/16_data.doctor.ipynb #e6c89a61
+# %% ../../nbs/16_data.doctor.ipynb #2671288f
 import contextlib, hashlib, html, io, os, re, textwrap, time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ from .sets import _alias, _as_used, _groups, _rows, _walk
 from .spec import CD_SPECS, SPLITS, SUFFIXES, CDSpec, get_spec, match_path, own_spec
 from ..plot import MODEL_COLOURS, Fig, _axes, as_rgb, fig_grid, plot_car
 
-# %% ../../nbs/16_data.doctor.ipynb #6a41f439
+# %% ../../nbs/16_data.doctor.ipynb #06e5d070
 SEVERITIES = ('error', 'warning', 'note')
 
 class Finding(NamedTuple):
@@ -48,7 +48,7 @@ def _are(k): return 'is' if k == 1 else 'are'
 def _few(xs, n=3): xs = list(map(str, xs)); return ', '.join(xs[:n]) + (f', ... ({len(xs):,} in all)' if len(xs) > n else '')
 def _pct(x): return '0 %' if x == 0 else f'{100*x:.2g} %' if x < .01 else f'{100*x:.1f} %' if x < .1 else f'{100*x:.0f} %'
 
-# %% ../../nbs/16_data.doctor.ipynb #ffb23ed3
+# %% ../../nbs/16_data.doctor.ipynb #79900a86
 _DATES = (('A', 'B'), ('a', 'b'), ('1', '2'), ('t1', 't2'), ('T1', 'T2'), ('pre', 'post'), ('before', 'after'), ('BEFORE', 'AFTER'), ('im1', 'im2'), ('img1', 'img2'),
           ('date1', 'date2'), ('time1', 'time2'))
 _MASKS = ('label', 'labels', 'mask', 'masks', 'gt', 'GT', 'OUT', 'cm', 'change', 'MASK')
@@ -77,7 +77,7 @@ def _guess(files # Images, relative
     split = lambda p: '{split}/' + p.partition('/')[2] if p.partition('/')[0] in _alias else p
     return dict(zip(('a', 'b', 'mask'), map(split, pick)))
 
-# %% ../../nbs/16_data.doctor.ipynb #366953c9
+# %% ../../nbs/16_data.doctor.ipynb #5df3fd29
 class _Listing(NamedTuple):
     "The files of a folder, put together as far as they go."
     root:str # Absolute
@@ -119,7 +119,7 @@ def _read_layout(root, files, imgs, spec, own):
                                f'pass {how} to cd_pairs, or move the files')]
     return default, _try_rows(root, files, default, False), []
 
-# %% ../../nbs/16_data.doctor.ipynb #a50cc49f
+# %% ../../nbs/16_data.doctor.ipynb #037ea7b9
 _ROLE = dict(a='image of date A', b='image of date B', mask='mask')
 
 _WORDS = dict(a='|'.join(x for x, _ in _DATES), b='|'.join(x for _, x in _DATES), mask='|'.join(_MASKS))
@@ -173,7 +173,7 @@ def _list_folder(path, # Root folder
     t = pd.DataFrame([dict(r, rule=rule(r), lack=bool(r['lack']), **{k: full(r[k]) for k in _ROLE}) for r in rows], columns=cols)
     return _Listing(base, spec.name if rows else '', t, _not_used(rows, imgs, spec) if rows else imgs, found)
 
-# %% ../../nbs/16_data.doctor.ipynb #f7705adc
+# %% ../../nbs/16_data.doctor.ipynb #6b8de29c
 _FORMATS = dict(png='PNG', jpg='JPEG', jpeg='JPEG', tif='TIFF', tiff='TIFF', bmp='BMP')
 
 def _look(path, role='', rule='>=128'):
@@ -195,7 +195,7 @@ def _look(path, role='', rule='>=128'):
         else: f['decodes'] = False
     return f, x
 
-# %% ../../nbs/16_data.doctor.ipynb #eed4a290
+# %% ../../nbs/16_data.doctor.ipynb #d5073e74
 def _levels(x): # Any image as whole numbers of a sensible size: floats are stretched to 0..255
     if x.dtype.kind in 'iu': return x
     x = np.nan_to_num(x.astype(np.float32)); lo, hi = x.min(), x.max()
@@ -215,7 +215,7 @@ def _stats(x # Image [H,W,C]
     none = bad.all(2).mean() if bad[..., 0].any() else 0.
     return dict(mean=mean.tolist(), std=std.tolist(), nodata=float(none), saturated=float(full), constant=bool((std < 1e-9).all()))
 
-# %% ../../nbs/16_data.doctor.ipynb #92768588
+# %% ../../nbs/16_data.doctor.ipynb #44f4364e
 FIELD_RULES = ('>=128', '>0', '==255')
 
 def rule_table(scans:Sequence[MaskScan], # Histograms of masks, from `scan_masks`
@@ -226,7 +226,7 @@ def rule_table(scans:Sequence[MaskScan], # Histograms of masks, from `scan_masks
     rules = list(dict.fromkeys((rule,) + (FIELD_RULES if not rule.startswith('rgb') else ()))); base = share(rule)
     return pd.DataFrame([dict(changed=c, times=c/base if base else np.nan) for c in map(share, rules)], index=pd.Index(rules, name='rule'))
 
-# %% ../../nbs/16_data.doctor.ipynb #0300e34f
+# %% ../../nbs/16_data.doctor.ipynb #9b685862
 class MaskFacts(NamedTuple):
     "What the masks of one folder hold."
     folder:str # Below the root
@@ -261,7 +261,7 @@ def _mask_facts(t, scans, root) -> tuple[list, list]:
         u, n = _histogram(ss); facts.append(MaskFacts(folder, asked, rule, u, n, rule_table(ss, rule), {} if rule.startswith('rgb') else _odd(files, ss, rule)))
     return facts, found
 
-# %% ../../nbs/16_data.doctor.ipynb #38e5e283
+# %% ../../nbs/16_data.doctor.ipynb #ebd3f8bd
 def _rel(path, root): # Below the root if it lies there
     return os.path.relpath(path, root).replace(os.sep, '/') if root and str(path).startswith(str(root)) else str(path)
 
@@ -278,7 +278,7 @@ def _mask_findings(facts) -> Iterator[Finding]:
         if far >= .01: yield _warning('masks', text, files, 'state the rule with every score; threshold once and save 0/255 as PNG')
         else: yield _note('masks', text, files, 'harmless with this rule; state it')
 
-# %% ../../nbs/16_data.doctor.ipynb #dfbe1427
+# %% ../../nbs/16_data.doctor.ipynb #b2e0f3db
 class CarShift(NamedTuple):
     "How far apart the CARs of two splits are."
     d:float # Largest gap between the cumulative distributions, 0..1
@@ -303,7 +303,7 @@ def car_shift(x, # CARs of one split [N]; nan is left out
     at = float(v[end[k]])
     return CarShift(float(d[k]), at, float((x <= at).mean()), float((y <= at).mean()), float((1 + (by >= d[k] - 1e-12).sum())/(n + 1)), float(np.quantile(by, .99)))
 
-# %% ../../nbs/16_data.doctor.ipynb #4581cfaa
+# %% ../../nbs/16_data.doctor.ipynb #58c23c32
 def _splits(t): rank = {s: i for i, s in enumerate(SPLITS)}; return sorted(t.split.unique(), key=lambda s: (rank.get(s, 9), s))
 
 def _car_facts(t) -> dict:
@@ -325,7 +325,7 @@ def _car_facts(t) -> dict:
         out['bins'] = {k: dict(thresholds=list(b.thresholds), n={s: count(b, s) for s in names}) for k, b in bins.items()}
     return out
 
-# %% ../../nbs/16_data.doctor.ipynb #646696ad
+# %% ../../nbs/16_data.doctor.ipynb #268ef6c3
 def _car_findings(t, f) -> Iterator[Finding]:
     "What the CARs mean for training and for scores."
     at = lambda m: tuple(_pair_names(t[m])); all_empty = (t.car.dropna() == 0).all()
@@ -354,7 +354,7 @@ def _split_findings(f) -> Iterator[Finding]:
         if s['p'] <= .01: yield _warning('change', f'the splits differ in change: {text}', (), 'compare scores per bin of CAR, not over the splits')
         else: yield _note('change', f'no difference in change that could be told from chance: {text}')
 
-# %% ../../nbs/16_data.doctor.ipynb #940cce6d
+# %% ../../nbs/16_data.doctor.ipynb #7568b0c0
 def _bin_findings(f) -> Iterator[Finding]:
     "How the paper's bins and quantile bins fill on the training pairs."
     if not f['bins'] or not any(x['max'] > 0 for x in f['splits'].values()): return
@@ -367,7 +367,7 @@ def _bin_findings(f) -> Iterator[Finding]:
 
 def _pair_names(t): return [f'{s}/{n}' for s, n in zip(t.split, t.name)]
 
-# %% ../../nbs/16_data.doctor.ipynb #2a231a69
+# %% ../../nbs/16_data.doctor.ipynb #7ab6c6c9
 _DIHEDRAL = ('as it is', 'turned 90', 'turned 180', 'turned 270', 'flipped', 'flipped, turned 90', 'flipped, turned 180', 'flipped, turned 270')
 
 def _fine(d): # [k,k] -> a vector of length 1 of what differs from the neighbours, single strong edges toned down; zeros where there is nothing
@@ -390,7 +390,7 @@ def _edges(x # Image [H,W,C]
         out[k] = np.round(np.clip(d/s, -1, 1)*127).astype(np.int8)
     return out
 
-# %% ../../nbs/16_data.doctor.ipynb #c60c9241
+# %% ../../nbs/16_data.doctor.ipynb #351a25ab
 _K, _MULT = 8, (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 
 def _mix(v): # Integers -> uint64 without visible order
@@ -417,8 +417,8 @@ def _prints(a, b): # What later comparisons need of a pair, a few kilobytes
     return dict(hash=[hashlib.blake2b(f'{x.shape}{x.dtype}'.encode() + np.ascontiguousarray(x).tobytes(), digest_size=12).hexdigest() for x in (a, b)],
                 d16=np.stack([x for x, _ in s]), d32=np.stack([x for _, x in s]), edges={k: np.stack([x[k] for x in e]) for k in 'LRTB'}, windows=_windows(a))
 
-# %% ../../nbs/16_data.doctor.ipynb #069880e3
-_COPY = .5                                                                       # correlation from which two small pictures show the same
+# %% ../../nbs/16_data.doctor.ipynb #b2e8c8b5
+_COPY = .5                                                                       # correlation from which two small pictures may show the same
 
 def _turn(d, k): d = np.rot90(d, k % 4, (-2, -1)); return d[..., ::-1] if k > 3 else d
 
@@ -448,7 +448,7 @@ def near_copies(d16:np.ndarray, # float [M,16,16], from the grey images; zeros: 
             out += [(int(a), int(b), k, float(c)) for a, b, c in zip(u, v, s) if c > _COPY]
     return sorted(out, key=lambda r: (-r[3], r[0], r[1], r[2]))
 
-# %% ../../nbs/16_data.doctor.ipynb #4e2bdbd7
+# %% ../../nbs/16_data.doctor.ipynb #bf87b63e
 def _overlaps(prints, least=3) -> list: # (i, j, dy, dx, windows): tile j begins dy px below and dx px right of tile i
     "Tiles that hold equal windows, at one common offset."
     W = [p['windows'] for p in prints]; idx = np.repeat(np.arange(len(W)), [len(w[0]) for w in W])
@@ -465,7 +465,7 @@ def _overlaps(prints, least=3) -> list: # (i, j, dy, dx, windows): tile j begins
         if n >= least and n > best.get((i, j), (0,))[0]: best[i, j] = n, int(dy), int(dx)
     return [(i, j, dy, dx, n) for (i, j), (n, dy, dx) in sorted(best.items())]
 
-# %% ../../nbs/16_data.doctor.ipynb #0ce5071f
+# %% ../../nbs/16_data.doctor.ipynb #bca45d8d
 class Borders(NamedTuple):
     "Tiles that touch, and how sure that is."
     rows:list # (i, j, 'right' or 'below', score): j lies right of i, or below it
@@ -504,7 +504,7 @@ def tile_borders(edges:Sequence[dict], # Of every tile: L, R, T, B as int8 [date
             hits += [(int(a), int(b), how, float(c)) for a, b, c in zip(i, j, sc) if a != b and (min(a, b), max(a, b)) not in known]
     return Borders(sorted(hits, key=lambda r: (-r[3], r[:2])), thr, chance, compared)
 
-# %% ../../nbs/16_data.doctor.ipynb #39174eb1
+# %% ../../nbs/16_data.doctor.ipynb #50bc6127
 _BAND = .15                                                                     # width of the Gaussian, cycles per pixel
 
 class Shift(NamedTuple):
@@ -548,7 +548,7 @@ def image_shift(a, # Date A [H,W] or [H,W,C]
     off = [max(abs(u-dy), abs(v-dx)) for u, v, c in parts if c >= 1]; spread = float(np.median(off)) if off else np.nan
     return Shift(float(dy), float(dx), conf, spread, len(off) >= 2 and spread <= 1)
 
-# %% ../../nbs/16_data.doctor.ipynb #2629de9a
+# %% ../../nbs/16_data.doctor.ipynb #6b900c5a
 def _examine(row) -> dict:
     "Everything that is wanted of one pair; never raises."
     got = {k: _look(f, k, row.rule) if (f := getattr(row, k)) else (None, None) for k in _ROLE}; (_, a), (_, b), (_, scan) = got.values()
@@ -562,7 +562,7 @@ def _examine(row) -> dict:
 def _in_threads(f, xs, what):
     with ThreadPoolExecutor(cpu_count()) as ex: return list(progress(ex.map(f, xs), len(xs), what))
 
-# %% ../../nbs/16_data.doctor.ipynb #d78af832
+# %% ../../nbs/16_data.doctor.ipynb #342dc7e8
 def _measured(t, seen) -> pd.DataFrame:
     "The table of pairs with what was measured of each."
     t = t.copy(); size = []
@@ -577,7 +577,7 @@ def _measured(t, seen) -> pd.DataFrame:
             t[f'{k}_{d}'] = np.array([np.mean(x['stats'][d][k]) if d in x['stats'] else np.nan for x in seen], float)
     return t
 
-# %% ../../nbs/16_data.doctor.ipynb #a801cb9d
+# %% ../../nbs/16_data.doctor.ipynb #fe43ec46
 def _file_findings(files, root) -> Iterator[Finding]:
     "Files that cannot be read, and how the others are stored."
     rel = lambda fs: tuple(_rel(f['path'], root) for f in fs)
@@ -608,7 +608,7 @@ def _kinds(what, files, rel) -> Finding:
     return _warning('files', f"{what} are stored in different ways: {text}", few,
                     'convert them to one kind; cd_dls(bands=3) takes three bands of each' if what == 'images' else 'convert them to one kind')
 
-# %% ../../nbs/16_data.doctor.ipynb #eeb0fad0
+# %% ../../nbs/16_data.doctor.ipynb #5152bcb8
 def _size_findings(files_of, names) -> Iterator[Finding]:
     "Sizes that differ within a pair, and between pairs."
     bad, sizes = [], Counter()
@@ -639,7 +639,7 @@ def _image_findings(t) -> Iterator[Finding]:
         x = t[['mean_a', 'std_a', 'mean_b', 'std_b']].mean().tolist()
         yield _note('images', "mean and standard deviation of the pixels: date A {:.4g} and {:.4g}, date B {:.4g} and {:.4g}; band by band in report.facts['images']".format(*x))
 
-# %% ../../nbs/16_data.doctor.ipynb #ce3357f3
+# %% ../../nbs/16_data.doctor.ipynb #6ff994f9
 def _shift_findings(t) -> Iterator[Finding]:
     "How well the dates lie on each other."
     n, ok = int(t.dy.notna().sum()), t.measurable
@@ -655,7 +655,7 @@ def _shift_findings(t) -> Iterator[Finding]:
     yield _warning('registration', f"{text}; {_n(len(w), 'pair')} of 2 px or more", tuple(f'{n} ({y:+.1f}, {x:+.1f})' for n, y, x in zip(_pair_names(w), w.dy, w.dx)),
                    'move date B back, or expect rims of false change')
 
-# %% ../../nbs/16_data.doctor.ipynb #2cfb3cae
+# %% ../../nbs/16_data.doctor.ipynb #794eb52a
 _LEAK_COLUMNS = ['i', 'j', 'kind', 'how', 'score', 'first', 'second', 'across']
 
 def _scenes(n, links): # Number of the connected group of every tile [n]
@@ -666,6 +666,10 @@ def _scenes(n, links): # Number of the connected group of every tile [n]
     for i, j in links: a, b = sorted((top(i), top(j))); up[b] = a
     return pd.factorize(np.array([top(i) for i in range(n)]))[0] if n else np.zeros(0, int)
 
+def _looks_same(f, g, k) -> bool: # Whether two images lie on each other when the second is turned: patterns of stripes do not
+    x, y = _grey(read_image(f)), _turn(_grey(read_image(g)), k)
+    return x.shape != y.shape or min(x.shape) < 64 or image_shift(x, y).conf >= 1.5
+
 def _leaks(t, prints) -> tuple[pd.DataFrame, Borders]:
     "Related pairs, and the account of the borders."
     have = [i for i, p in enumerate(prints) if p is not None]; ps = [prints[i] for i in have]; rows, known, b = [], set(), Borders([], .3, np.zeros(0, np.float32), 0)
@@ -675,8 +679,10 @@ def _leaks(t, prints) -> tuple[pd.DataFrame, Borders]:
         for k, h in enumerate(hashes):                                          # the second of two equal images is known already
             if h in seen: d16[k] = 0
             seen.add(h)
-        for u, v, k, c in near_copies(d16, d32, np.repeat(np.arange(len(ps)), 2)):
-            if (p := (u//2, v//2)) in known: continue
+        found = near_copies(d16, d32, np.repeat(np.arange(len(ps)), 2)); image = lambda u: t['ab'[u % 2]].iat[have[u//2]]
+        sure = _in_threads(lambda r: _looks_same(image(r[0]), image(r[1]), r[2]), found[:2000], 'looking at copies') + [True]*len(found[2000:])
+        for (u, v, k, c), yes in zip(found, sure):
+            if not yes or (p := (u//2, v//2)) in known: continue
             known.add(p); rows.append((*p, 'near-copy', f"its date {'AB'[v % 2]} looks like date {'AB'[u % 2]}" + f', {_DIHEDRAL[k]}'*(k > 0), c))
         for i, j, dy, dx, n in _overlaps(ps):
             if (i, j) not in known: known.add((i, j)); rows.append((i, j, 'overlap', f'begins {dy:+d} px down, {dx:+d} px right of its corner', float(n)))
@@ -687,7 +693,7 @@ def _leaks(t, prints) -> tuple[pd.DataFrame, Borders]:
     whole = lambda i, j, *r: (have[i], have[j], *r, names[have[i]], names[have[j]], split[have[i]] != split[have[j]])
     return pd.DataFrame([whole(*r) for r in rows], columns=_LEAK_COLUMNS), b
 
-# %% ../../nbs/16_data.doctor.ipynb #00e90840
+# %% ../../nbs/16_data.doctor.ipynb #b41444a7
 _KINDS = {'identical': (_error, _warning, 'hold an image of pairs', ('link', 'links'), 'take the copies out'),
           'near-copy': (_error, _warning, 'look the same as pairs', ('near-copy', 'near-copies'), 'look at them, and take the copies out'),
           'overlap': (_error, _note, 'overlap with tiles', ('overlap', 'overlaps'), 'cut without overlap, or split by whole scenes'),
@@ -730,7 +736,7 @@ def _name_findings(t, group) -> Iterator[Finding]:
         yield _warning('leakage', f"by their names, {_n(k, 'scene')} of {len(n):,} {_are(k)} in more than one split", tuple(n.index[n > 1]),
                        f"if the names tell the scene, carve with group={rx!r}")
 
-# %% ../../nbs/16_data.doctor.ipynb #a6044a9a
+# %% ../../nbs/16_data.doctor.ipynb #9e25a88c
 def _look_loose(path): # Facts about an image of no pair; `values` {value: share} if it holds few, as masks do
     f, x = _look(path); f['values'] = None
     if x is None or f['bands'] > 1 or x.dtype.kind not in 'iub' or len(np.unique(x[::7, ::7])) > 8: return f
@@ -783,7 +789,7 @@ def _date_folders(folders) -> Iterator[Finding]:
     if bad: yield _error('sizes', f"{_n(len(bad), 'band')} differ in size between the dates: {bad[0]}", tuple(bad), 'cut or resample both dates to one grid')
     elif same: yield _note('sizes', f"the {_n(same, 'band')} that both dates have are of equal size at both")
 
-# %% ../../nbs/16_data.doctor.ipynb #e407c76c
+# %% ../../nbs/16_data.doctor.ipynb #be27566a
 _TONE = dict(error='#D55E00', warning='#B27700', note='#0072B2')
 
 @dataclass(repr=False)
@@ -821,7 +827,7 @@ class DoctorReport:
         head = ''.join(f"<th style='text-align:left'>{h}</th>" for h in ('', 'check', 'what', 'what to do'))
         return f"<p><b>{e(self._head())}</b></p><table><tr>{head}</tr>{''.join(map(row, self.findings.itertuples()))}</table>"
 
-# %% ../../nbs/16_data.doctor.ipynb #6ab96d7f
+# %% ../../nbs/16_data.doctor.ipynb #a0c8b732
 def _plain(x): # For JSON: no nan, no NumPy, no tables
     if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
     if isinstance(x, pd.DataFrame): return [_plain(r) for r in x.to_dict('records')]
@@ -842,7 +848,7 @@ def to_json(self:DoctorReport, file # Where to
     from cdkd.io import save_json
     save_json(file, self.to_dict())
 
-# %% ../../nbs/16_data.doctor.ipynb #e0b3b549
+# %% ../../nbs/16_data.doctor.ipynb #b0685293
 def _facts(t, masks, b, seen) -> dict:
     "The numbers behind the findings."
     out = _car_facts(t); ok = t[t.measurable]
@@ -870,7 +876,7 @@ def _as_listing(path_or_pairs, spec, mask_rule, own) -> _Listing:
     t['folder'] = t['mask'].map(lambda f: os.path.dirname(str(f))); t['lack'] = False
     return _Listing(t.attrs.get('root', ''), t.attrs.get('spec', ''), t[['name', 'split', 'a', 'b', 'mask', 'rule', 'folder', 'lack']], [], [])
 
-# %% ../../nbs/16_data.doctor.ipynb #364e0f65
+# %% ../../nbs/16_data.doctor.ipynb #aae2178e
 def doctor(path_or_pairs, # Folder of a data set, or a table of pairs from `cd_pairs` or `car_table`
            spec=None, # As in `cd_pairs`; None: the usual folder names are tried, then every known layout
            mask_rule:str|None=None, # As in `cd_pairs`
@@ -896,7 +902,7 @@ def doctor(path_or_pairs, # Folder of a data set, or a table of pairs from `cd_p
     files, t = pd.DataFrame(files + loose).drop(columns='values', errors='ignore'), t.drop(columns=['folder', 'lack'])
     return DoctorReport(l.root, l.spec, pd.DataFrame(found, columns=Finding._fields), t, leaks, files, facts, masks, borders, time.perf_counter() - start)
 
-# %% ../../nbs/16_data.doctor.ipynb #756162d2
+# %% ../../nbs/16_data.doctor.ipynb #532c1b22
 def plot_mask_values(report:DoctorReport, # From `doctor`
                      ax:Axes=None, # Where to draw
                     ) -> Fig|Axes: # The figure, or `ax` if given
@@ -929,7 +935,7 @@ def plot_border_scores(report:DoctorReport, # From `doctor`
     ax.set_xlabel('how well one edge continues in the other'); ax.set_ylabel('pairs of edges'); ax.legend(fontsize=8)
     return out
 
-# %% ../../nbs/16_data.doctor.ipynb #98333a09
+# %% ../../nbs/16_data.doctor.ipynb #8d2b6750
 _GAP = 6
 def _side_by_side(x, y, kind, how):
     "Two tiles as one picture: joined where they touch, with a gap otherwise, or laid over one another."
@@ -947,7 +953,7 @@ def _mark(ax, x, y, kind, how):
         y0, x0, y1, x1 = max(0, dy), max(0, dx), min(h, dy+H), min(w, dx+W)
         for ox, oy in ((0, 0), (w+_GAP-dx, -dy)): ax.add_patch(Rectangle((x0+ox-.5, y0+oy-.5), x1-x0, y1-y0, fill=False, ec=MODEL_COLOURS[2], lw=1.5))
 
-# %% ../../nbs/16_data.doctor.ipynb #0b43b4d1
+# %% ../../nbs/16_data.doctor.ipynb #36eb07a3
 def plot_leaks(report:DoctorReport, # From `doctor`
                n:int=2, # Examples
                size:float=2.6, # Inches of a tile
@@ -970,7 +976,7 @@ def plot_leaks(report:DoctorReport, # From `doctor`
         axs[0, k].set_title(f"{r.kind}, score {r.score:.2g}" + (f': {r.how}' if r.kind != 'border' else '') + f'\n{sides[0]} {r.first}\n{sides[1]} {r.second}', fontsize=8)
     return fig
 
-# %% ../../nbs/16_data.doctor.ipynb #8ab834bb
+# %% ../../nbs/16_data.doctor.ipynb #28e3530a
 def _checker(a, b, cell=16): # Squares of grey date A and date B in turn, both from dark to bright by the same measure
     a, b = (np.clip((x - x.mean())/(4*x.std() + 1e-6) + .5, 0, 1) for x in (a, b)); y, x = np.indices(a.shape)//cell
     return np.where((y + x) % 2 == 0, a, b)
