@@ -18,6 +18,7 @@ from .data.sets import *
 from .data.block import *
 from .data.partition import *
 from .data.cache import *
+from .data.doctor import *
 from .models.encoder import *
 from .models.fusion import *
 from .models.decoder import *
