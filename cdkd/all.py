@@ -18,6 +18,7 @@ from .data.sets import *
 from .data.block import *
 from .data.partition import *
 from .data.cache import *
+from .data.doctor import *
 from .models.encoder import *
 from .models.fusion import *
 from .models.decoder import *
@@ -29,11 +30,16 @@ from .metrics import *
 from .learner import *
 from .callbacks import *
 from .predict import *
+from .shapes import *
+from .curves import *
 from .distill.core import *
 from .distill.mtkd import *
 from .distill.op import *
 from .distill.cache import *
 from .evaluate import *
+from .published import *
+from .export import *
+from .gains import *
 from .experiments import *
 from .hub import *
 from .interop import *

@@ -32,6 +32,7 @@ from .data.block import PairCrop, PairDL
 from .io import content_hash
 from .learner import CDLearner
 from .losses.seg import plain
+from .models.registry import WrappedCD
 from .ranks import gather, on_rank0, rank, rank_sum, split_bs, world_size
 
 # %% ../nbs/36_distributed.ipynb #a8b5c783
@@ -142,7 +143,7 @@ class CDDistributedTrainer(DistributedTrainer):
     order = 11
     def __init__(self, sync_bn:bool=True, # `SyncBatchNorm` on GPUs
                  whole_loss:bool=True, # The loss of the whole batch on every rank; False: that of its own part, as DDP is usually used
-                 find_unused:bool|None=None): # Look for parameters without gradient in every step; None: where the model lists some as `unused`
+                 find_unused:bool|None=None): # Look for parameters without gradient in every step; None: where the model lists some as `unused`, or is a network of the user's own
         super().__init__(sync_bn, cpu=not torch.cuda.is_available())
         self.whole_loss, self.find_unused, self.undo, self.on = whole_loss, find_unused, ExitStack(), False
     def before_fit(self):
@@ -213,7 +214,7 @@ def wrap_model(self:CDDistributedTrainer) -> None:
     "Put the model into DDP, with synchronised batch normalisation where there is one."
     model = self.learn.model
     if self.sync_bn and next(model.parameters()).is_cuda: self.undo.callback(put_back, sync_batchnorm(model))
-    find = bool(getattr(model, 'unused', None)) if self.find_unused is None else self.find_unused
+    find = bool(getattr(model, 'unused', None)) or isinstance(model, WrappedCD) if self.find_unused is None else self.find_unused
     self.undo.callback(setattr, self.learn, 'model', model)
     with torch.no_grad():
         for b in model.buffers(): dist.broadcast(b, 0)              # parameters DDP sends itself
@@ -235,7 +236,7 @@ def pool_losses(self:CDDistributedTrainer) -> None:
 @patch
 def to_distributed(self:CDLearner, sync_bn:bool=True, # `SyncBatchNorm` on GPUs
                    whole_loss:bool=True, # The loss of the whole batch on every rank
-                   find_unused:bool|None=None, # Look for parameters without gradient; None: where the model lists some
+                   find_unused:bool|None=None, # Look for parameters without gradient; None: where the model lists some, or is a network of the user's own
                   ) -> CDLearner: # The same learner
     "Share out the fits of this learner over the processes of the group, as fastai's `to_distributed`."
     self.add_cb(CDDistributedTrainer(sync_bn, whole_loss, find_unused))

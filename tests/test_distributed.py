@@ -39,6 +39,11 @@ def net(seed=0, **kw):
 def learner(model=None): # 14 pairs in batches of 4, rotated; 7 validation pairs
     return synth_cd_learner(model or net(), n=14, n_valid=7, size=32, bs=4, dls_kw=dict(aug='standard'), loss_func='ce+dice', lr=3e-3).to_distributed()
 
+class Two(nn.Module):
+    "A network with a second output, which no loss uses."
+    def __init__(self): super().__init__(); self.body, self.heads = nn.Conv2d(6, 8, 3, padding=1), nn.ModuleList([nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)])
+    def forward(self, a, b): x = self.body(torch.cat([a, b], 1)); return [h(x) for h in self.heads]
+
 def hashed(*models): return [content_hash(*m.state_dict().values()) for m in models]
 
 class Look(Callback):
@@ -63,8 +68,10 @@ def distil(out):
     assert len([n for n in gather(kd.source.source.calls) if n]) == 1 and kept.dls.train.dataset.maps is None  # one rank asked the teachers
     norm = learner(net(norm=lambda: nn.BatchNorm2d(8)))
     with norm.no_logging(): norm.fit_poly(2)
+    with seeded(0): two = learner(wrap_cd(Two(), n_out=2))
+    with two.no_logging(): two.fit_poly(1)
     assert not isinstance(learn.model, RankModel) and not isinstance(norm.model, RankModel)
-    assert len({*map(str, gather([hashed(learn.model, kept.model, norm.model), best.best, learn.history.drop(columns='seconds').values.tolist()]))}) == 1
+    assert len({*map(str, gather([hashed(learn.model, kept.model, norm.model, two.model), best.best, learn.history.drop(columns='seconds').values.tolist()]))}) == 1
     with norm.no_bar(): score = [float(x) for x in norm.validate()]                    # outside a fit every rank validates everything
     assert len({*map(str, gather(score))}) == 1 and score == pytest.approx(norm.history.iloc[-1][['valid_loss', 'f1', 'iou', 'miou', 'miou_img']].tolist(), nan_ok=True)
     if not rank(): torch.save(dict(weights=learn.model.state_dict(), kept=kept.model.state_dict(), history=learn.history.drop(columns='seconds').to_dict('list'), best=best.best_epoch), out)

@@ -45,15 +45,24 @@ def _pil(x, f): # Apply a PIL operation band by band, in one go for 8-bit grey a
     else: g = lambda c: np.asarray(f(Image.fromarray(c)))
     return g(x) if x.ndim == 2 else np.stack([g(np.ascontiguousarray(x[..., i])) for i in range(x.shape[2])], -1)
 
+def _turn(angle, h, w): # [3,3]: pixel of the turned image -> pixel it comes from
+    c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return np.array([[c, -s, w/2 - c*w/2 + s*h/2], [s, c, h/2 - s*w/2 - c*h/2], [0, 0, 1.]])
+
 def rotate_array(x:np.ndarray, # [H,W] or [H,W,C]
            angle:float, # Degrees, counter-clockwise, about the centre; the size stays
            label:bool=False, # True: nearest neighbour, padded with 255; False: bilinear
            fill:float=0, # Padding where it is not a label
-          ) -> np.ndarray: # The same shape and type
+           window:tuple|None=None, # (y, x, h, w): only this part of the result, for the work of that part
+          ) -> np.ndarray: # The same shape and type; [h,w] or [h,w,C] with a window
     "Rotate one array."
-    fill = IGNORE if label else fill
-    how = Image.NEAREST if label else Image.BILINEAR
-    return _pil(x, lambda im: im.rotate(angle, how, fillcolor=(fill,)*3 if x.ndim == 3 and im.mode == 'RGB' else fill))
+    fill, how = IGNORE if label else fill, Image.NEAREST if label else Image.BILINEAR
+    def f(im):
+        colour = (fill,)*3 if x.ndim == 3 and im.mode == 'RGB' else fill
+        if window is None: return im.rotate(angle, how, fillcolor=colour)
+        y, x0, h, w = window; m = _turn(angle, *x.shape[:2]) @ np.array([[1, 0, x0], [0, 1, y], [0, 0, 1.]])
+        return im.transform((w, h), Image.AFFINE, m[:2].ravel().tolist(), how, fillcolor=colour)
+    return _pil(x, f)
 
 def resize_array(x:np.ndarray, # [H,W] or [H,W,C]
            size:tuple, # (H, W)
@@ -222,8 +231,20 @@ def augment_pair(sample:dict, # Arrays a, b, mask, ...
             rng:np.random.Generator, # Source of all draws
            ) -> dict: # Augmented arrays
     "Run `tfms` over one `sample`."
-    for t in tfms: sample = t(sample, rng)
+    angle = None
+    for t, then in zip(tfms, [*tfms[1:], None]):
+        if angle is not None: sample, angle = _crop_turned(sample, angle, t, rng), None
+        elif type(t) in (PairRotate, PairRotFlip) and type(then) is PairCrop:
+            for step in t.steps(sample, rng):
+                if step[0] == 'rotate': angle = step[1]
+                else: sample = do_step(sample, step)
+        else: sample = t(sample, rng)
     return sample
+
+def _crop_turned(s, angle, crop, rng): # Rotate, then crop; of the images only the crop's window is turned
+    rest = do_step({k: v for k, v in s.items() if k not in ('a', 'b')}, ('rotate', angle))
+    for step in crop.steps({**s, **rest}, rng) or [('crop', 0, 0, *rest['mask'].shape)]: rest = do_step(rest, step)
+    return {k: rest[k] if k in rest else rotate_array(np.ascontiguousarray(v), angle, window=step[1:]) for k, v in s.items()}
 
 # %% ../../nbs/13_data.block.ipynb #19a6d76f
 class PairReader:
@@ -362,8 +383,7 @@ def step_matrix(step:tuple, # A geometric step, as in `do_step`
         m = np.eye(3)
         for _ in range(v[0] % 4): m, h, w = m @ np.array([[0, -1, w], [1, 0, 0], [0, 0, 1.]]), w, h
         return m
-    c, s = np.cos(np.deg2rad(v[0])), np.sin(np.deg2rad(v[0]))
-    return np.array([[c, -s, w/2 - c*w/2 + s*h/2], [s, c, h/2 - s*w/2 - c*h/2], [0, 0, 1.]])
+    return _turn(v[0], h, w)
 
 def plan_pair(sample:dict, # Arrays a, b, mask, ...
               tfms:Sequence, # `PairTfm`s

@@ -193,7 +193,7 @@ def make_room(root:Path, # Folder of the stores
               keep:Path, # The store that is being made
              ) -> str: # '' if there is room; else why there is none
     "Delete the stores that were not opened for longest until `need` bytes fit."
-    if need > max_gb*1e9: return f'more than cache_gb={max_gb:g}'
+    if need > max_gb*1e9: return f'more than the limit of {max_gb:g} GB'
     sizes = {p: _bytes_in(p) for p in root.iterdir() if p != keep and _is_store(p)}
     for p in sorted(sizes, key=_last_use):
         if sum(sizes.values()) + need <= max_gb*1e9: break

@@ -27,12 +27,16 @@ def _walk(root:Path) -> list[str]: # Relative paths with '/', sorted; hidden fil
         out += [f if rel == '.' else f'{rel}/{f}' for f in fns if not f.startswith('.')]
     return sorted(out)
 
-def _role_files(files, pattern): # {(split or None, name): path} of one role
+def _fault(faults, text): # Raise `text`, or write it into the list `faults`
+    if faults is None: raise ReadError(text)
+    faults.append(text)
+
+def _role_files(files, pattern, faults=None): # {(split or None, name): path} of one role
     rx, out, prefix = path_regex(pattern), {}, pattern.split('{')[0]
     for f in files:
         if not f.startswith(prefix) or (m := rx.match(f)) is None: continue
         d = m.groupdict(); k = _alias.get(d.get('split')), d['name']
-        if k in out: raise ReadError(f"{out[k]} and {f} are both the pair {d['name']!r}: keep one of them")
+        if k in out: _fault(faults, f"{out[k]} and {f} are both the pair {d['name']!r}: keep one of them"); continue
         out[k] = f
     return out
 
@@ -52,9 +56,9 @@ def _prefix_splits(rows):
     print(f"note: every name begins with train_, val_ or test_, taken as its split: {', '.join(f'{s} ({k})' for s, k in n.items())}")
     return [dict(r, split=x[1]) for r, x in zip(rows, m)]
 
-def _by_folders(files, lay, labelled):
+def _by_folders(files, lay, labelled, faults=None):
     "Rows of a folder layout; None: it is not this layout; a text: it nearly is."
-    maps = {r: _role_files(files, getattr(lay, r)) for r in lay.roles()}
+    maps = {r: _role_files(files, getattr(lay, r), faults) for r in lay.roles()}
     if not maps['a'] or not maps['b']: return None
     if labelled and not maps['mask']:
         (s, name), f = next(iter(maps['a'].items()))
@@ -71,24 +75,26 @@ def _by_folders(files, lay, labelled):
 # %% ../../nbs/12_data.sets.ipynb #342cbce1
 def _stem(v): return v[:-len(v.rpartition('.')[2])-1] if '.' in v and v.rpartition('.')[2].lower() in SUFFIXES else v
 
-def _list_lines(root, f, lay): # (place, stems by column) of every pair in list `f`
-    for i, line in enumerate((root/f).read_text(encoding='utf-8-sig').splitlines(), 1):
+def _list_lines(root, f, lay, faults=None): # (place, stems by column) of every pair in list `f`
+    try: text = (root/f).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e: _fault(faults, f"{f}: not a list of names in UTF-8 ({e.reason} at byte {e.start}). Save it as UTF-8"); return
+    for i, line in enumerate(text.splitlines(), 1):
         if not (line := line.strip()): continue
         cols = line.split() if len(lay.columns) > 1 else [line]; at = f'{f}, line {i}'
-        if len(cols) != len(lay.columns): raise ReadError(f"{at}: {len(cols)} columns, expected {len(lay.columns)} ({' '.join(lay.columns)})")
+        if len(cols) != len(lay.columns): _fault(faults, f"{at}: {len(cols)} columns, expected {len(lay.columns)} ({' '.join(lay.columns)})"); continue
         yield at, dict(zip(lay.columns, map(_stem, cols)))
 
-def _by_lists(root, files, lay, labelled):
+def _by_lists(root, files, lay, labelled, faults=None):
     "Rows of a layout with list files; None if there are none."
     there, want = set(files), {s: dict.fromkeys(fill_path(lay.lists, '', n) for n in names)
                               for s, names in SPLITS.items() if lay.only is None or s in lay.only}
     lists = [(s, f) for s, fs in want.items() for f in fs if f in there]
     if not lists: return None
-    maps = {r: _role_files(files, getattr(lay, r)) for r in lay.roles()}
+    maps = {r: _role_files(files, getattr(lay, r), faults) for r in lay.roles()}
     if not maps['a']: return None
     rows, seen = [], {}
     for split, f in lists:
-        for at, vals in _list_lines(root, f, lay):
+        for at, vals in _list_lines(root, f, lay, faults):
             if len(lay.columns) == 1: vals = dict.fromkeys(maps, vals['name'])
             row = dict(name=vals['mask'], split=split, lack=None); dirs = (split, None, dict(lay.also).get(split))
             for r in maps: row[r] = next((maps[r][d, vals[r]] for d in dirs if (d, vals[r]) in maps[r]), '')
@@ -97,7 +103,7 @@ def _by_lists(root, files, lay, labelled):
             k = (row['a'] or vals['a'], row['b'] or vals['b'])
             if k in seen:
                 leak = '' if seen[k].startswith(f+',') else '; a pair in two splits would leak'
-                raise ReadError(f"{at}: the pair {vals['mask']!r} is listed before, in {seen[k]}{leak}")
+                _fault(faults, f"{at}: the pair {vals['mask']!r} is listed before, in {seen[k]}{leak}"); continue
             seen[k] = at; rows.append(row)
     return rows
 
@@ -165,13 +171,16 @@ def _no_pairs(root, files, spec):
                     "Say which folders are which: cd_pairs(path, a='pre', b='post', mask='gt'), "
                     "or give patterns: a='{name}_1.png', b='{name}_2.png', mask='{name}_gt.png'")
 
-def _rows(root, files, spec, labelled):
+def _rows(root, files, spec, labelled, faults=None):
     groups = [[l for l in spec.layouts if l.only]] if any(l.only for l in spec.layouts) else [[l] for l in spec.layouts]
     near = []
     for g in groups:
-        got = [(l, _by_lists(root, files, l, labelled) if l.lists else _by_folders(files, l, labelled)) for l in g]
+        said = None if faults is None else []                       # of this layout only
+        got = [(l, _by_lists(root, files, l, labelled, said) if l.lists else _by_folders(files, l, labelled, said)) for l in g]
         near += [r for _, r in got if isinstance(r, str)]
-        if rows := [dict(r, folder=_folder(r['mask'] or r['a'] or r['b'], l.mask)) for l, rs in got if isinstance(rs, list) for r in rs]: return rows
+        if rows := [dict(r, folder=_folder(r['mask'] or r['a'] or r['b'], l.mask)) for l, rs in got if isinstance(rs, list) for r in rs]:
+            if said: faults += said
+            return rows
     if near: raise ReadError(f"{root}: {near[0]}. Add the masks, name their folder (mask='...'), or pass labelled=False to read pairs without masks")
     _no_pairs(root, files, spec)
 
