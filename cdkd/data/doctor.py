@@ -810,7 +810,7 @@ class DoctorReport:
     def count(self) -> dict: return {s: int((self.findings.severity == s).sum()) for s in SEVERITIES} # Findings of each severity
     def _head(self):
         n = ', '.join(f'{s} {(self.pairs.split == s).sum():,}' for s in _splits(self.pairs))
-        return f"{self.root}: {_n(len(self.pairs), 'pair')}{f' ({n})' if n else ''}; " + ', '.join(_n(k, s) for s, k in self.count().items()) + f'; {self.seconds:.1f} s'
+        return f"{Path(self.root).name or self.root}: {_n(len(self.pairs), 'pair')}{f' ({n})' if n else ''}; " + ', '.join(_n(k, s) for s, k in self.count().items()) + f'; {self.seconds:.1f} s'
     def __str__(self):
         out = [self._head()]
         for f in self.findings.itertuples():
