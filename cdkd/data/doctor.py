@@ -621,7 +621,7 @@ def _size_findings(files_of, names) -> Iterator[Finding]:
     elif sizes:
         text = ', '.join(f'{h}x{w} ({n:,})' for (h, w), n in sizes.most_common(4)) + (f', and {len(sizes)-4} more' if len(sizes) > 4 else '')
         yield _note('sizes', f"pairs of {_n(len(sizes), 'size')}: {text}", (),
-                    'batches need one: cd_dls(size=...) resizes, cd_dls(size=..., crop=True) crops' if len(sizes) > 1 else '')
+                    'batches need one: cd_dls(size=256) trains on crops, cd_dls(size=256, resize=True) resizes' if len(sizes) > 1 else '')
 
 def _image_findings(t) -> Iterator[Finding]:
     "Images that show nothing, and how the dates differ."
@@ -810,7 +810,7 @@ class DoctorReport:
     def count(self) -> dict: return {s: int((self.findings.severity == s).sum()) for s in SEVERITIES} # Findings of each severity
     def _head(self):
         n = ', '.join(f'{s} {(self.pairs.split == s).sum():,}' for s in _splits(self.pairs))
-        return f"{self.root}: {_n(len(self.pairs), 'pair')}{f' ({n})' if n else ''}; " + ', '.join(_n(k, s) for s, k in self.count().items()) + f'; {self.seconds:.1f} s'
+        return f"{Path(self.root).name or self.root}: {_n(len(self.pairs), 'pair')}{f' ({n})' if n else ''}; " + ', '.join(_n(k, s) for s, k in self.count().items()) + f'; {self.seconds:.1f} s'
     def __str__(self):
         out = [self._head()]
         for f in self.findings.itertuples():
