@@ -11,7 +11,7 @@ __all__ = ['image_interval', 'paired_difference', 'image_table', 'bin_gains', 'p
 import warnings
 from typing import Mapping, Sequence
 
-import numpy as np, pandas as pd, seaborn as sns
+import numpy as np, pandas as pd
 from matplotlib.patches import Rectangle
 from scipy import stats
 
@@ -144,6 +144,7 @@ def plot_matrix(matrix:pd.DataFrame, # Numbers
                 size:tuple=(4., 2.8), # Inches of a new figure
                ): # The axes, or the new `Fig`
     "A small table as a heat map with its numbers."
+    import seaborn as sns                                                        # half a second, for those who draw
     ax, out = _axes(ax, size); m = matrix.astype(float)*(100 if percent else 1)
     sns.heatmap(m, annot=True, fmt='.1f' if percent else '.0f', cmap='cividis', ax=ax, cbar_kws=dict(label=label), annot_kws=dict(fontsize=8), linewidths=.5)
     for j, c in enumerate(m if best else ()):
