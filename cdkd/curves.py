@@ -110,10 +110,10 @@ def __radd__(self:ProbHist, other:int # The 0 that `sum` begins with
 SWEEP_SCORES = ('precision','recall','f1','iou')
 
 @patch
-def sweep(self:ProbHist, thresholds:Sequence[float]=None, # Edges; default: .01 to .99, and the model's
+def sweep(self:ProbHist, thresholds:Sequence[float]=None, # Edges; default: those nearest to .01, .02, ... .99, and the model's
          ) -> pd.DataFrame: # One row per threshold: threshold, tp, fp, fn, tn, precision, recall, f1, iou (changed class, pooled)
     "Exact counts and scores at many thresholds."
-    ts = np.unique(np.append(np.arange(1, 100)/100, self.threshold)) if thresholds is None else np.atleast_1d(thresholds)
+    ts = np.unique(np.append(self.edges[np.abs(self.edges[:, None] - np.arange(1, 100)/100).argmin(0)], self.threshold)) if thresholds is None else np.atleast_1d(thresholds)
     conf = np.array([self.confusion(t) for t in ts]).reshape(-1, 4)
     return pd.concat([pd.DataFrame({'threshold': ts}), pd.DataFrame(conf, columns=list(COUNTS)), per_image_scores(conf, 'nan')[list(SWEEP_SCORES)]], axis=1)
 
@@ -187,6 +187,7 @@ def plot_sweep(hists:ProbHist|Mapping[str,ProbHist], # One histogram, or {model:
                ax:Axes=None, # Where to draw
               ) -> Fig|Axes: # The figure, or `ax` if given
     "Scores over the threshold: a dashed line or a dot at the model's own, a ring at the best."
+    if score not in SWEEP_SCORES: raise ValueError(f"no score {score!r} in a sweep; choose one of {', '.join(SWEEP_SCORES)}")
     hists = _named(hists); ax, out = _ax(ax, (4.,3.)); one = len(hists)==1
     for (name, h), colour in zip(hists.items(), MODEL_COLOURS*9):
         t, c = h.sweep(), h.confusion()

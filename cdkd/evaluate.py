@@ -273,12 +273,12 @@ def protocol_of(dls, # From `cd_dls`, or a pair table
                 models=(), # What was scored, as in `evaluate`
                 tile:int|None=None, # As in `evaluate`
                 empty:str='paper', # As in `evaluate`
-               ) -> dict: # data, split, n, split_hash, labels (rule of the masks), size, tiled, threshold, empty
+               ) -> dict: # data, split, n, split_hash, labels (rule of the masks), size, tiled, threshold, thresholds (by model), empty
     "Everything that a score depends on besides the model."
     pairs = dls.pairs; rows = rows_of(pairs, split); p = pairs.iloc[rows]
-    cuts = {'as stored' if isinstance(m, StoredMasks) else float(getattr(m, 'threshold', .5)) for m in named_models(models).values()}
+    cuts = {k: 'as stored' if isinstance(m, StoredMasks) else float(getattr(m, 'threshold', .5)) for k, m in named_models(models).items()}
     return dict(data=Path(pairs.attrs.get('root', 'data')).name, split=pairs['split'].iloc[rows[0]], n=len(rows), split_hash=pairs_hash(p['name'], p['car']),
-                labels=', '.join(sorted(set(p['rule'].astype(str)))) if 'rule' in p else None, size=size_note(dls), tiled=tile or False, threshold=cuts.pop() if len(cuts) == 1 else "each model's own", empty=empty)
+                labels=', '.join(sorted(set(p['rule'].astype(str)))) if 'rule' in p else None, size=size_note(dls), tiled=tile or False, threshold=next(iter(cuts.values())) if len(set(cuts.values())) == 1 else "each model's own", thresholds=cuts, empty=empty)
 
 def pairs_hash(names:Sequence[str], cars:Sequence[float] # Names and change-area ratios of the scored pairs, in order
               ) -> str: # 16 hexadecimal digits
@@ -422,7 +422,7 @@ def show_table(scores:pd.DataFrame, # Long table of `evaluate`, one or more seed
     out = {head(b, g): {r.model: _cell(getattr(r, metric), getattr(r, f'{metric}_sd'), digits) for r in g.itertuples()} for b, g in sm.groupby('bin', sort=False)}
     out = pd.DataFrame(out).reindex(names).fillna('-')
     if baseline is not None: out[f'gain over {baseline}'] = [_gain(t[t['bins'] == 'all'], m, baseline, metric, digits) for m in names]
-    out.attrs |= dict(note=t['note'].iloc[0]) if 'note' in t else {}
+    out.attrs |= {k: scores.attrs[k] for k in ('protocol', 'record') if k in scores.attrs} | (dict(note=t['note'].iloc[0]) if 'note' in t else {})
     if metric == 'object_false_alarms': out.attrs['low'] = True                              # the lower the better
     out.attrs['caption'] = f"{score_name(metric)} (%), {protocol.replace('_', ' ')}{_caption(t, baseline)}"
     return out.rename_axis('model')

@@ -226,7 +226,7 @@ def scores(self:MTKDExperiment) -> pd.DataFrame: # One row per seed x model x pr
                                      arch=self.opts['arch'], size=self.opts['size'], size_note=self.size_note, epochs=self.opts['epochs'], split='test', **facts))
     out, first = pd.concat(rows, ignore_index=True), ['seed', 'model', 'protocol', 'bins', 'bin', 'range', 'n']
     out = out[[*first, *[c for c in out if c not in first]]]
-    protocol = protocol_of(self.dls, 'test', self.make_model()) | dict(checkpoint='val')      # KeepBest: the epoch with the best validation F1
+    protocol = protocol_of(self.dls, 'test', dict.fromkeys(self.scored, self.make_model())) | dict(checkpoint='val')      # KeepBest: the epoch with the best validation F1
     out.attrs['protocol'], out['note'] = protocol, protocol_text(protocol)
     return out
 
@@ -372,5 +372,6 @@ def compare(runs, # {name: run} or a list: run folders, files of `save_scores`, 
     out = pd.concat([t.assign(model=[f'{k}: {m}' if often[m] > 1 else m for m in t['model']]) for k, t in tables.items()], ignore_index=True)
     first, *rest = (t.attrs['protocol'] for t in tables.values())
     shared = {f: v for f, v in first.items() if all(f in p and p[f] == v for p in rest)}               # what only some say is not known of all
+    shared['thresholds'] = {f'{k}: {m}' if often[m] > 1 else m: c for k, t in tables.items() for m, c in (t.attrs['protocol'].get('thresholds') or {}).items() if m in often}
     out.attrs, out['note'] = dict(protocol=shared), next((t['note'].iloc[0] for t in tables.values() if 'note' in t), protocol_text(first))
     return out

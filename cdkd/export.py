@@ -6,7 +6,7 @@
 __all__ = ['tex_escape', 'latex_table', 'data_hash', 'git_commit', 'score_record', 'save_scores', 'load_scores', 'export_table']
 
 # %% ../nbs/50c_export.ipynb #5c40b947
-import hashlib, io, re, subprocess
+import hashlib, io, re, subprocess, warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -176,8 +176,9 @@ def export_table(table:pd.DataFrame, # Text or numbers, e.g. of `show_table`, `p
     if how == '.tex': text = latex_table(table, digits=digits, **kwargs)
     elif how == '.md': text = _markdown(t, caption)
     else: text = table.to_csv(index=t.shape[1] > table.shape[1], lineterminator='\n')
-    made = attrs.get('record') or dict(made=datetime.now(timezone.utc).isoformat(timespec='seconds'), environment=environment(), git=git_commit())
+    made = attrs.get('record') or {}
+    if not (made or attrs.get('protocol') or attrs.get('source')): warnings.warn(f"{path.name}: the table does not say how its scores were made, and neither will the file; pass record=scores, or make the table of scores that `load_scores` gave")
     about = dict(file=path.name, sha256=hashlib.sha256(text.encode()).hexdigest(), caption=caption, source=table.attrs.get('source'),
-                 protocol=attrs.get('protocol') or made.get('protocol') or {}, record=made)
+                 protocol=attrs.get('protocol') or made.get('protocol') or {}, record=made or None, exported=dict(at=datetime.now(timezone.utc).isoformat(timespec='seconds'), environment=environment(), git=git_commit()))
     with atomic_write(path) as p, atomic_write(path.with_name(path.name + '.json')) as q: p.write_bytes(text.encode()); save_json(q, about)
     return path

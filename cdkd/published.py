@@ -266,7 +266,7 @@ def _spread(rows, k): # The values of fact `k`, the commonest first, the others 
     for r in rows: said.setdefault(_said(k, r[k]), []).append(r)
     main, *rest = sorted(said, key=lambda v: -len(said[v]))
     by = next((c for c in ('metric', 'model') if len({(r[c], _said(k, r[k])) for r in rows}) == len({r[c] for r in rows})), 'method')   # what the value depends on
-    return main + ''.join(f" ({v}: {', '.join(dict.fromkeys(r[by] for r in said[v]))})" for v in rest)
+    return main + ''.join(f" (but {v} for {', '.join(dict.fromkeys(r[by] for r in said[v]))})" for v in rest)
 
 def _describe(rows): # The protocol of `rows` in one line, as far as it is known
     said = {k: _spread(rows, k) for k in PROTOCOL_FACTS if any(r[k] is not None for r in rows)}
@@ -302,7 +302,9 @@ def _plain_fact(item, v): # One spelling for each value; None: unknown
         try: return get_spec(str(v)).name
         except KeyError: return re.sub(r'[^a-z0-9]', '', s)
     if item in ('split', 'checkpoint'): return {'valid': 'val', 'validation': 'val'}.get(s, s)
-    if item == 'n': return int(v)
+    if item == 'n':
+        if not re.fullmatch(r'\d+(\.0)?', s): raise ValueError(f"n is a number of images, not {v!r}")
+        return int(float(s))
     if item == 'tiled': return False if s in ('false', 'no', 'none', 'whole', 'whole images', '') else s
     if item == 'size': return s.removeprefix('scored ').removeprefix('at the ').removesuffix(' size')
     if item == 'threshold': return 'model' if 'model' in s or 'own' in s else float(s) if re.fullmatch(r'\d*\.?\d+', s) else s
@@ -325,7 +327,7 @@ def _facts_of(scores:pd.DataFrame, extra:Mapping|None) -> dict: # item -> plain 
             if len(vs) > 1: raise ValueError(f"the scores mix several values of {k} ({', '.join(map(str, vs))}); choose one")
             v = _plain_fact(k, vs[0]) if len(vs) else None
             if v is None: continue
-            if out.get(k) is not None and not (_alike(k, v, out[k]) or _alike(k, out[k], v)):
+            if out.get(k) is not None and v != out[k] and not (where != 'protocol=...' and _alike(k, v, out[k])):
                 raise ValueError(f"{where} say {k} = {v!r}, the scores were made with {out[k]!r}: a protocol can be completed, not changed")
             out[k] = v
     return {k: v for k, v in out.items() if v is not None}
@@ -342,7 +344,7 @@ def _judge(ours:Mapping, row:Mapping, metric:str) -> tuple[dict, list, list]: # 
             if isinstance(mine, int) and mine > 2: mine = f'{mine} classes'
             else: mine = 'changed' if metric in _CHANGED else 'mean of both' if metric in _BOTH else 'all pixels'
         if theirs is None: unknown.append(item)
-        elif mine is None: (unknown if item == 'labels' else unsaid).append(item)
+        elif mine is None: unsaid.append(item)
         elif not _alike(item, mine, theirs): unlike[item] = f"theirs {_said(item, theirs)}, yours {_said(item, mine)}"
     if ours.get('checkpoint') == 'test' and _plain_fact('checkpoint', row['checkpoint']) is None: unlike['checkpoint'] = 'yours was chosen on test, theirs is unknown'
     return unlike, unsaid, unknown
@@ -359,7 +361,8 @@ def _pairs_of(scores, rows, models): # (our model, published model, method) to c
     if not isinstance(models, Mapping): raise ValueError(f"models says which is which: {{{ours[0]!r}: {theirs[0]!r}}}, not {models!r}")
     out = []
     for m, p in models.items():
-        p, method = (p, None) if isinstance(p, str) else tuple(p)
+        p, method = (p, None) if isinstance(p, str) else (*p, None)[:2] if isinstance(p, (tuple, list)) and len(p) in (1, 2) else (p, None)
+        if not isinstance(p, str): raise ValueError(f"models[{m!r}] is a published model, or (model, method), not {p!r}")
         if m not in ours: raise ValueError(f"there is no model {m!r} in the scores. {closest(str(m), map(str, ours))}")
         if p not in theirs: raise ValueError(f"the table has no model {p!r}. {closest(str(p), theirs)}")
         have = list(dict.fromkeys(r['method'] for r in rows if r['model'] == p))
@@ -387,12 +390,12 @@ def _refusal(table, unlike, unsaid): # Why not, item by item, and what to do
     return '\n'.join([*lines, "anyway=True sets them side by side all the same, and marks every such row 'not comparable'"])
 
 # %% ../nbs/50b_published.ipynb #82b4685f
-def _beside(pairs, names, rows, sm, facts): # One dictionary per figure; what is unlike, not on record, and unknown, gathered over all
+def _beside(pairs, names, rows, sm, facts, cuts): # One dictionary per figure; what is unlike, not on record, and unknown, gathered over all
     out, unlike, unsaid, unknown = [], {}, {}, {}
     for (m, p, method), (ours, theirs) in product(pairs, names.items()):
         row = next((r for r in rows if (r['model'], r['method'], r['metric']) == (p, method, theirs)), None)
         if row is None or m not in sm.index: continue
-        bad, silent, they = _judge(facts, row, ours)
+        bad, silent, they = _judge({**facts, **({'threshold': _plain_fact('threshold', cuts[m])} if m in cuts else {})}, row, ours)
         for k, v in bad.items(): unlike.setdefault(k, []).append(v)
         for k in silent: unsaid[k] = 'model' if k == 'threshold' else row[k]
         for k in they: unknown.setdefault(k, []).append(theirs)
@@ -419,7 +422,7 @@ def compare_with_paper(scores:pd.DataFrame, # Long table of `evaluate`, one or m
     facts, pairs, names = _facts_of(scores, protocol), _pairs_of(whole, rows, models), _metrics_of(whole, rows, metrics, table)
     want = rows[0]['protocol']; facts['protocol'] = want if want in set(whole['protocol']) else whole['protocol'].iloc[0]
     sm = summarise(whole[(whole['protocol'] == facts['protocol']) & whole['model'].isin([p[0] for p in pairs])]).set_index('model')
-    out, unlike, unsaid, unknown = _beside(pairs, names, rows, sm, facts)
+    out, unlike, unsaid, unknown = _beside(pairs, names, rows, sm, facts, (scores.attrs.get('protocol') or {}).get('thresholds') or {})
     if not out: raise ValueError(f"{table!r} has none of these figures: {', '.join(names.values())} of {', '.join(f'{p} ({k})' for _, p, k in pairs)}")
     if (unlike or unsaid) and not anyway: raise ValueError(_refusal(table, unlike, unsaid))
     out = pd.DataFrame(out).set_index('model')

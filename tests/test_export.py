@@ -22,9 +22,13 @@ def round_trip(dls, out, split='test'):
     record = save_scores(scores, out/'s.csv', dls); back = load_scores(out/'s.json')
     num = [c for c in scores.select_dtypes('number')]
     pd.testing.assert_frame_equal(back[num], scores[num], check_exact=True); assert record['data_hash'] == {split: data_hash(dls, split)}
-    for name in ('t.tex', 't.md', 't.csv'): export_table(show_table(back, bins='paper'), out/name, back)
+    for name in ('t.tex', 't.md', 't.csv'): export_table(show_table(back, bins='paper'), out/name)                # the table brings protocol and record along
     assert json.loads((out/'t.md.json').read_text())['record']['table']['sha256'] == record['table']['sha256']
     return back
+
+def test_a_table_of_unknown_origin(tmp_path):
+    with pytest.warns(UserWarning, match='does not say how its scores were made'): export_table(pd.DataFrame(dict(f1=[.5])), tmp_path/'t.md')
+    assert json.loads((tmp_path/'t.md.json').read_text())['record'] is None
 
 def test_one_pair(tmp_path): assert round_trip(synth_dls(2, 1, 1), tmp_path)['n'].max() == 1
 def test_nothing_changed(tmp_path):

@@ -99,7 +99,7 @@ def test_nothing_else(): assert len(published()) == 256 + 40 + 40 + 88 + 24 + 12
 
 # ---------------------------------------------------------------------------------------------------- hostile input
 
-RECORD = dict(data='JL1-CD', split='test', n=1000, size='stored', tiled=False, threshold='model', empty='paper', checkpoint='valid')
+RECORD = dict(data='JL1-CD', split='test', n=1000, size='stored', tiled=False, threshold='model', empty='paper', checkpoint='valid', labels='>=128')
 @pytest.fixture
 def scores():
     rng = np.random.default_rng(0); c = rng.integers(1, 900, (1000, 4))
@@ -137,8 +137,8 @@ def test_every_unlike_item_is_listed_at_once(scores):
 
 def test_what_is_not_on_record_is_asked_for(scores):
     s = scores.copy(); s.attrs = {}
-    fails("protocol=dict(data='JL1-CD', tiled=False, threshold='model', checkpoint='val', empty='paper')", s, 'mtkd_jl1cd')
-    said = dict(data='JL1-CD', tiled=False, threshold='model', checkpoint='val', empty='paper')        # as the message says
+    fails("protocol=dict(data='JL1-CD', tiled=False, threshold='model', labels='>=128', checkpoint='val', empty='paper')", s, 'mtkd_jl1cd')
+    said = dict(data='JL1-CD', tiled=False, threshold='model', labels='>=128', checkpoint='val', empty='paper')        # as the message says
     assert (compare_with_paper(s, 'mtkd_jl1cd', protocol=said)['comparable'] == 'yes').all()
     for v in (None, float('nan')): fails('not on record of yours: data set', _with(scores, data=v), 'mtkd_jl1cd')
     assert 'yours not on record' in compare_with_paper(s, 'mtkd_jl1cd', anyway=True)['comparable'].iloc[0]
@@ -148,6 +148,14 @@ def test_one_row_of_several_is_unlike(scores):
     fails('threshold: theirs 0.3, yours 0.5', two, 'mtkd_jl1cd')
     out = compare_with_paper(two, 'mtkd_jl1cd', anyway=True, metrics='miou')
     assert out.loc['tinycd', 'comparable'] == 'yes' and out.loc['ifn', 'comparable'].startswith('not comparable') and out.attrs['caption'].startswith('NOT COMPARABLE in 1 of 2 rows')
+
+def test_the_threshold_is_that_of_each_model(scores):
+    s = _with(scores, threshold="each model's own", thresholds=dict(tinycd=.2, other=.5)); fails('threshold: theirs 0.5, yours 0.2', s, 'mtkd_jl1cd')
+    assert (compare_with_paper(_with(scores, threshold="each model's own", thresholds=dict(tinycd=.5, other=.2)), 'mtkd_jl1cd')['comparable'] == 'yes').all()
+    fails("protocol=... say threshold = 'model', the scores were made with 0.2", _with(scores, threshold=.2), 'mtkd_jl1cd', protocol=dict(threshold='model'))
+    fails("n is a number of images, not 'all'", scores, 'mtkd_jl1cd', protocol=dict(n='all'))
+    fails('is a published model, or (model, method)', scores, 'mtkd_jl1cd', models={'tinycd': ('TinyCD', 'MTKD', 3)})
+    assert len(compare_with_paper(scores, 'mtkd_jl1cd', models={'tinycd': ('TinyCD',)})) == 4
 
 def test_names(scores):
     fails("models says which is which: {'tinycd': 'FC-EF'}, not ['TinyCD']", scores, 'mtkd_jl1cd', models=['TinyCD'])
