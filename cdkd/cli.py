@@ -6,7 +6,8 @@
 __all__ = ['command', 'train_mtkd', 'mtkd', 'run_bench', 'bench', 'run_doctor', 'doctor']
 
 # %% ../nbs/57_cli.ipynb #0f1acab8
-import argparse, inspect, os, sys
+import argparse, inspect, os, re, sys, traceback
+from dataclasses import replace
 from typing import Callable
 
 from fastcore.docments import docments
@@ -101,6 +102,15 @@ def bench() -> None:
     _run(lambda: run_bench(**args))
 
 # %% ../nbs/57_cli.ipynb #0026a45b
+def _also_flags(text, todo): # `todo`, and how the arguments that stand in `text` are typed in a terminal
+    said = re.findall(r"""(?<![\w.])(spec|mask_rule|a|b|mask)=('[^']*'|"[^"]*")""", text)
+    flags = ' '.join(dict.fromkeys(f"--{k.replace('_', '-')} '{v[1:-1]}'" for k, v in said))
+    return f'{todo} (here: {flags})' if flags else todo
+
+def _flagged(report): # The same, in all that the report says to do
+    f = report.findings
+    return replace(report, findings=f.assign(todo=[_also_flags(t, t) for t in f.todo]))
+
 def run_doctor(
     folder:str, # Folder of pairs, in any layout `cd_pairs` reads or none
     spec:str=None, # Name of the data set, see `list_cd_specs()`; without it the usual folder names are tried, then every known layout
@@ -113,19 +123,23 @@ def run_doctor(
     figures:str=None, # Folder for the pictures (.png)
     strict:bool=False, # Warnings count as errors for the exit status
 ) -> int: # Exit status
-    "Examine a folder of pairs. Exit status: 0 no errors, 1 errors were found, 2 nothing can be examined."
+    "Examine a folder of pairs. Exit status: 0 no errors, 1 errors were found, 2 nothing can be examined or written."
     from cdkd.data.doctor import doctor as examine             # here, so that --help answers at once
-    try: report = examine(folder, spec, mask_rule, a, b, mask, group)
-    except (ValueError, KeyError) as e: print(f"error: {e.args[0] if isinstance(e, KeyError) else e}", file=sys.stderr); return 2
-    print(report)
-    if json: report.to_json(json)
-    if figures:
-        from cdkd.io import atomic_write
-        for k, f in report.figures().items():
-            with atomic_write(os.path.join(figures, f'{k}.png')) as p: p.write_bytes(f.png(dpi=120))
-    return int(not report.ok or strict and report.count()['warning'] > 0)
+    try:
+        report = examine(folder, spec, mask_rule, a, b, mask, group)
+        print(_flagged(report))
+        if json: report.to_json(json)
+        if figures:
+            from cdkd.io import atomic_write
+            for k, f in report.figures().items():
+                with atomic_write(os.path.join(figures, f'{k}.png')) as p: p.write_bytes(f.png(dpi=120))
+        return int(not report.ok or strict and report.count()['warning'] > 0)
+    except (ValueError, KeyError) as e: text = str(e.args[0] if isinstance(e, KeyError) and e.args else e)
+    except KeyboardInterrupt: text = 'stopped'
+    except Exception as e: text = f'{type(e).__name__}: {e}\n(CDKD_TRACEBACK=1 shows where)'
+    if os.environ.get('CDKD_TRACEBACK'): traceback.print_exc()
+    print(f'error: {_also_flags(text, text)}', file=sys.stderr); return 2
 
 def doctor() -> int: # Exit status
     "The console script `cdkd_doctor`."
-    args = command(run_doctor)
-    return _run(lambda: run_doctor(**args))
+    return run_doctor(**command(run_doctor))

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from cdkd.cli import run_doctor
-from cdkd.data.doctor import doctor
+from cdkd.data.doctor import _edges, doctor, tile_borders
 from cdkd.data.load import ReadError
-from cdkd.data.sets import cd_pairs, fake_dataset
+from cdkd.data.sets import carve_split, cd_pairs, fake_dataset
 from cdkd.synth import synth_pair
 
 QUIET = ('season', 'haze', 'noise', 'transient')            # nuisances that do not move anything
@@ -69,7 +69,7 @@ def test_wrong_split_of_a_list(tmp_path):
 def test_neighbour_across_splits(folder):
     big = synth_pair(4, size=256, nuisances=QUIET)
     for split, name, x in (('train', 'left', 0), ('test', 'right', 128)): write(folder, split, name, *(v[64:192, x:x+128] for v in big[:3]))
-    r = doctor(folder); assert said(r, '1 of 5 test pairs touch tiles of train', 'warning')['where'] == ('train/left ~ test/right (right of it)',)
+    r = doctor(folder); assert said(r, '1 of 5 test pairs touches tiles of train', 'warning')['where'] == ('train/left ~ test/right (right of it)',)
     assert r.ok and r.pairs.scene[r.pairs.name.isin(['left', 'right'])].nunique() == 1 and len(r.leaks) == 1
 
 def test_near_copy_and_overlap(folder, scenes):
@@ -77,7 +77,45 @@ def test_near_copy_and_overlap(folder, scenes):
     big = synth_pair(4, size=256, nuisances=QUIET)
     for split, name, x in (('train', 'o1', 0), ('test', 'o2', 48)): write(folder, split, name, *(v[64:192, x:x+128] for v in big[:3]))
     r = doctor(folder); assert not r.ok
-    said(r, '1 of 6 test pairs look the same as pairs of train (1 near-copy)', 'error'); assert '+0 px down, +48 px right' in said(r, 'overlap with tiles of train', 'error')['where'][0]
+    said(r, '1 of 6 test pairs looks the same as pairs of train (1 near-copy)', 'error'); assert '+0 px down, +48 px right' in said(r, 'overlaps with tiles of train', 'error')['where'][0]
+
+@pytest.mark.parametrize('splits', [('train', 'val', 'test'), ('val', 'train', 'test'), ('test', 'train', 'val'), ('train', 'train', 'train')])
+def test_three_copies(folder, splits):
+    f = {k: str(folder/'train'/d/'p01.png') for k, d in dict(a='A', b='B', mask='label').items()}
+    r = doctor(pd.DataFrame([dict(f, split=s, name=f'{i}') for i, s in enumerate(splits)]))
+    assert r.leaks.kind.tolist() == ['identical']*3 and list(zip(r.leaks.i, r.leaks.j)) == [(0, 1), (0, 2), (1, 2)]
+    said(r, '3 pairs hold an image' if splits[0] == splits[1] else '1 of 1 test pair holds an image of pairs of train', 'warning' if splits[0] == splits[1] else 'error')
+    assert not r.findings.what.str.contains('overlap').any()
+
+def test_advice_can_be_followed(folder):
+    big = synth_pair(4, size=256, nuisances=QUIET)
+    for split, name, x in (('train', 'left', 0), ('test', 'right', 128)): write(folder, split, name, *(v[64:192, x:x+128] for v in big[:3]))
+    report = doctor(folder); todo = said(report, 'touches tiles of train', 'warning').todo
+    t = eval(todo[todo.index('carve_split('):]); assert carve_split and t[t.name.isin(['left', 'right'])].split.nunique() == 1 and (t.split == 'test').any() and not doctor(t).leaks.across.any()
+
+def test_not_looked_at_is_said(folder, monkeypatch, scenes):
+    p = scenes[2]; write(folder, 'test', 'again', np.clip(p.a*1.2 + 8, 0, 255).astype(np.uint8), p.b[::-1], p.mask)
+    monkeypatch.setattr('cdkd.data.doctor._LOOKS', 0); monkeypatch.setattr('cdkd.data.doctor._LARGE', 80*80); r = doctor(folder)
+    assert 'near-copy' not in set(r.leaks.kind); said(r, 'not reported: ', 'note'); said(r, '13 pairs of more than 6,400 pixels', 'note')
+
+def test_small_sets_of_unrelated_tiles():
+    scenes = [synth_pair(5000+i, size=64) for i in range(60)]; rng, false = np.random.default_rng(0), 0
+    edges = [{k: np.stack([_edges(x)[k] for x in (p.a, p.b)]) for k in 'LRTB'} for p in scenes]
+    for n in (2, 3, 4, 5, 6)*60: false += len(tile_borders([edges[i] for i in rng.choice(60, n, replace=False)]).rows) > 0
+    assert false <= 5, false
+
+def test_words(folder, tmp_path):
+    t = cd_pairs(folder, val_frac=0); empty, full = str(tmp_path/'empty.png'), str(tmp_path/'full.png')
+    for f, v in ((empty, 0), (full, 255)): save(np.full((96, 96), v, np.uint8), tmp_path/os.path.basename(f))
+    r = doctor(t.assign(mask=empty)); said(r, 'train: CAR median 0 %', 'note'); assert 'no pixel has changed' in str(r) and 'nan' not in str(r)
+    r = doctor(t.assign(mask=full)); assert any('every pixel has changed' in w for w in r.findings.what) and '1 : 0' not in str(r)
+    small = str(tmp_path/'small.png'); save(np.zeros((9, 9, 3), np.uint8), tmp_path/'small.png'); odd = t.copy(); odd.loc[0, 'b'] = small; said(doctor(odd), 'the 11 others have 96x96 pixels', 'note')
+
+@pytest.mark.parametrize('none', [None, np.nan, ''])
+def test_a_row_without_mask(folder, none):
+    t = cd_pairs(folder, val_frac=0).astype({'mask': object}); t.loc[2, 'mask'] = none; r = doctor(t)
+    assert said(r, 'pairs has no mask', 'error')['where'] and not r.findings.what.str.contains('Error|nan:').any() and len(r.pairs) == 12
+    assert doctor(t.assign(mask='')).ok                      # of no pair: so it is meant
 
 def test_shift(tmp_path):
     for i in range(4): p = synth_pair(800+i, size=128, nuisances=QUIET); write(tmp_path, 'train', f'{i}', p.a, np.roll(p.b, (3, 0), (0, 1)), p.mask)
@@ -122,12 +160,12 @@ def test_table(folder):
     t = cd_pairs(folder, val_frac=0); assert doctor(t).count() == doctor(folder).count()
     os.remove(t.a[0]); said(doctor(t), '1 file cannot be read', 'error')
     with pytest.raises(ValueError, match="columns a and b"): doctor(t.drop(columns='b'))
-    with pytest.raises(ReadError, match='none of the 0 images'): doctor(pd.DataFrame(dict(a=[], b=[])))
+    with pytest.raises(ReadError, match='table of pairs is empty'): doctor(pd.DataFrame(dict(a=[], b=[])))
 
 def test_nothing_to_examine(tmp_path):
     for name in ('empty', 'text', 'damaged'): (tmp_path/name).mkdir()
     (tmp_path/'text/a.txt').write_text('hello'); (tmp_path/'damaged/a.png').write_bytes(b'no image')
-    for name, words in dict(empty='no images', text='no images', damaged='none of the 1 images can be read', nowhere='no such folder').items():
+    for name, words in dict(empty='no images', text='no images', damaged='none of the 1 images can be read', nowhere='no such folder', **{'text/a.txt': 'this is a file'}).items():
         with pytest.raises(ReadError, match=words): doctor(tmp_path/name)
 
 def test_same_in_any_order(folder, monkeypatch):
@@ -140,5 +178,10 @@ def test_command(folder, tmp_path, capsys, scenes):
     assert json.loads(open(out).read())['ok'] is True and {'car.png', 'masks.png'} <= set(os.listdir(tmp_path/'figs')); assert '12 pairs (train 8, test 4)' in capsys.readouterr().out
     save(np.zeros((9, 9, 3), np.uint8), folder/'overview.png'); assert run_doctor(str(folder)) == 0 and run_doctor(str(folder), strict=True) == 1
     p = scenes[0]; write(folder, 'test', 'copy', p.a, p.b, p.mask); assert run_doctor(str(folder)) == 1
-    for bad in (dict(folder=str(tmp_path/'nowhere')), dict(folder=str(folder), spec='levr'), dict(folder=str(folder), mask_rule='most')): assert run_doctor(**bad) == 2
+    for bad in (dict(folder=str(tmp_path/'nowhere')), dict(folder=str(folder), spec='levr'), dict(folder=str(folder), mask_rule='most'), dict(folder=str(folder), group='(')): assert run_doctor(**bad) == 2
     assert "Did you mean 'levir'" in capsys.readouterr().err
+
+def test_command_never_says_errors_when_it_failed(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path/'taken').write_text(''); assert run_doctor(str(folder), figures=str(tmp_path/'taken/figs')) == 2 and 'Error' in capsys.readouterr().err
+    for p in folder.glob('*/label/*.png'): save((np.asarray(Image.open(p)) > 0).astype(np.uint8), p)
+    assert run_doctor(str(folder)) == 1; assert "--mask-rule '" in ' '.join(capsys.readouterr().out.split())

@@ -26,7 +26,7 @@ from matplotlib.patches import Rectangle
 from ..car import PAPER_BINS, CarBins
 from ..core import cpu_count, progress
 from .load import MaskRule, MaskScan, ReadError, _histogram, read_image, resolve_rule, scan_counts, scan_mask
-from .sets import _alias, _as_used, _groups, _rows, _walk
+from .sets import _alias, _as_used, _groups, _regex, _rows, _walk
 from .spec import CD_SPECS, SPLITS, SUFFIXES, CDSpec, get_spec, match_path, own_spec
 from ..plot import MODEL_COLOURS, Fig, _axes, as_rgb, fig_grid, plot_car
 
@@ -137,7 +137,7 @@ def _pairing(rows) -> Iterator[Finding]:
     for have, rs in groups.items():
         none = ' and no '.join(_ROLE[k] for k in _ROLE if k not in have)
         n = sum(1 for r in rows if r['split'] in {x['split'] for x in rs})
-        if have == ('a', 'b') and len(rs) == n: text = f"the {_n(n, 'pair')} of {' and '.join(dict.fromkeys(r['split'] for r in rs))} have no masks at all"
+        if have == ('a', 'b') and len(rs) == n: text = f"the {_n(n, 'pair')} of {' and '.join(dict.fromkeys(r['split'] for r in rs))} {'has no mask' if n == 1 else 'have no masks at all'}"
         else: text = f"{len(rs):,} of {_n(n, 'pair')} {'has' if len(rs) == 1 else 'have'} no {none}"
         where = tuple(r[k] for r in rs for k in have[:1]) or tuple(r['name'] for r in rs)
         yield _error('pairing', text, where, f"{rs[0]['lack'][1]}: add the files, or take the pairs out")
@@ -153,7 +153,7 @@ def _list_folder(path, # Root folder
                ) -> _Listing:
     "All pairs below `path`, complete or not. Raises `ReadError` only where there is nothing to look at."
     root = Path(path).expanduser()
-    if not root.is_dir(): raise ReadError(f"{path}: no such folder")
+    if not root.is_dir(): raise ReadError(f"{path}: {'this is a file: give the folder of the data set' if root.is_file() else 'no such folder'}")
     files = _walk(root); imgs = [f for f in files if f.rpartition('.')[2].lower() in SUFFIXES]; base = str(root.resolve())
     if not imgs: raise ReadError(f"{path}: no images in this folder ({_n(len(files), 'other file')}). Is it the right one? Images end in {', '.join(SUFFIXES)}")
     spec, got, found = _read_layout(root, files, imgs, spec, own)
@@ -268,8 +268,8 @@ def _rel(path, root): # Below the root if it lies there
 def _mask_findings(facts) -> Iterator[Finding]:
     "What the values of the masks mean for training and for comparing scores."
     for f in facts:
-        others = ', '.join(f"'{r}' {x.changed:.2%} (x{x.times:.2f})" for r, x in f.table.iterrows() if r != f.rule)
-        others = others or 'by colour'; far = np.nanmax([0, *abs(f.table.times - 1)]); name = 'masks' if f.folder == '.' else f.folder
+        others = ', '.join(f"'{r}' {x.changed:.2%}" + f' (x{x.times:.2f})'*bool(x.times == x.times) for r, x in f.table.iterrows() if r != f.rule)
+        others = others or 'by colour'; far = np.nanmax([0, *abs(f.table.times - 1)]); name = 'masks' if f.folder in ('', '.') else f.folder
         say = f"{name}: read by '{f.rule}', {f.table.changed.iloc[0]:.2%} of the pixels are changed; {others}"
         if not f.odd: yield _note('masks', f"{say}; only the values {', '.join(map(str, f.values))}"); continue
         px = {v: int(f.counts[f.values == v].sum()) for v in f.odd}; files = tuple(dict.fromkeys(x for fs in f.odd.values() for x in fs))
@@ -330,10 +330,10 @@ def _car_findings(t, f) -> Iterator[Finding]:
     "What the CARs mean for training and for scores."
     at = lambda m: tuple(_pair_names(t[m])); all_empty = (t.car.dropna() == 0).all()
     for s, x in f['splits'].items():
-        un, n = x['valid_pixels'] - x['changed_pixels'], x['n_car']; ratio = f"1 : {un/x['changed_pixels']:.2g}" if x['changed_pixels'] else 'no change'
+        un, n = x['valid_pixels'] - x['changed_pixels'], x['n_car']; ratio = 'no pixel has changed' if not x['changed_pixels'] else f"changed to unchanged pixels 1 : {un/x['changed_pixels']:.2g}" if un else 'every pixel has changed'
         car = f"median {_pct(x['median'])}, 10 % of the pairs below {_pct(x['q10'])}, 10 % above {_pct(x['q90'])}, from {_pct(x['min'])} to {_pct(x['max'])}"
         if n < 5: car = ', '.join(_pct(c) for c in t.car[t.split == s].dropna())
-        yield _note('change', f"{s}: CAR {car}; changed to unchanged pixels {ratio}")
+        yield _note('change', f"{s}: CAR {car}; {ratio}")
         if x['empty'] and not all_empty:
             say, todo = (_warning, 'no score of changed pixels can be computed on this split') if x['empty'] == n else (_note, 'say how empty masks count in per-image scores')
             yield say('change', f"{s}: {x['empty']:,} of {_n(n, 'mask')} {_are(x['empty'])} empty ({_pct(x['empty']/n)})", at((t.split == s) & (t.car == 0)), todo)
@@ -391,6 +391,7 @@ def _edges(x # Image [H,W,C]
     return out
 
 # %% ../../nbs/16_data.doctor.ipynb #351a25ab
+_LARGE = 1 << 24                                                                # pixels up to which overlaps are looked for
 _K, _MULT = 8, (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 
 def _mix(v): # Integers -> uint64 without visible order
@@ -401,7 +402,7 @@ def _windows(x # Image [H,W,C]
             ) -> tuple: # Hashes uint64 [K], rows [K], columns [K]
     "Hashes of about 128 textured 8x8 windows of the middle band, chosen by the hash itself: the same window is chosen wherever it lies."
     g = _levels(x)[..., x.shape[2]//2]
-    if min(g.shape) < 2*_K or g.size > 1 << 24: return tuple(np.zeros(0, t) for t in (np.uint64, np.int32, np.int32))
+    if min(g.shape) < 2*_K or g.size > _LARGE: return tuple(np.zeros(0, t) for t in (np.uint64, np.int32, np.int32))
     h = _BYTE[g] if g.dtype == np.uint8 else _mix(g)
     for m in _MULT:                                                            # first along the columns, then along the rows
         n = h.shape[1] - _K + 1; a = h[:, :n].copy()
@@ -417,33 +418,48 @@ def _prints(a, b): # What later comparisons need of a pair, a few kilobytes
     return dict(hash=[hashlib.blake2b(f'{x.shape}{x.dtype}'.encode() + np.ascontiguousarray(x).tobytes(), digest_size=12).hexdigest() for x in (a, b)],
                 d16=np.stack([x for x, _ in s]), d32=np.stack([x for _, x in s]), edges={k: np.stack([x[k] for x in e]) for k in 'LRTB'}, windows=_windows(a))
 
-# %% ../../nbs/16_data.doctor.ipynb #b2e8c8b5
+# %% ../../nbs/16_data.doctor.ipynb #a09eea54
 _COPY = .5                                                                       # correlation from which two small pictures may show the same
 
 def _turn(d, k): d = np.rot90(d, k % 4, (-2, -1)); return d[..., ::-1] if k > 3 else d
 
-def _identical(prints, flat) -> list: # (i, j, 'identical', how, score): every pair of pairs is linked to the first that holds the same image
-    seen, out = {}, defaultdict(list)
+_MANY = 50                                                                       # copies of one image that are all linked with one another
+def _links(xs, ys, split): # (i, j), i < j, between the holders of two images; of very many, all to the first one of every split
+    first = lambda zs: list({split[z]: z for z in reversed(zs)}.values())
+    both = [(xs, ys)] if len(xs)*len(ys) <= _MANY**2 else [(first(xs), ys), (xs, first(ys))]
+    return sorted({(min(i, j), max(i, j)) for us, vs in both for i in us for j in vs if i != j})
+
+def _holders(prints, flat) -> dict: # {hash: {pair: date}} of the images that show anything
+    out = defaultdict(dict)
     for i, p in enumerate(prints):
         for d, h in zip('AB', p['hash']):
-            if h in flat: continue
-            k, c = seen.setdefault(h, (i, d))
-            if k != i: out[k, i].append(f'its date {d} is date {c}')
-    return [(i, j, 'identical', 'both dates' if len(how) > 1 else how[0], 1.) for (i, j), how in out.items()]
+            if h not in flat: out[h].setdefault(i, d)
+    return out
+
+def _identical(holders, split) -> list: # (i, j, 'identical', how, score): all pairs that hold the same image, with one another
+    out = defaultdict(list)
+    for at in holders.values():
+        if len(at) < 2: continue
+        for i, j in _links(list(at), list(at), split): out[i, j].append(f'its date {at[j]} is date {at[i]}')
+    return [(i, j, 'identical', 'both dates' if len(how) > 1 else how[0], 1.) for (i, j), how in sorted(out.items())]
 
 def near_copies(d16:np.ndarray, # float [M,16,16], from the grey images; zeros: nothing to compare
                 d32:np.ndarray, # float [M,32,32]
                 owner:Sequence[int], # Pair of each image [M]; images of one pair are not compared
                 block:int=1024, # Images at a time
+                most:int=200_000, # Candidates of a block that are compared closer, the most alike of them
+                left:list|None=None, # Gets the number of candidates left out, where there are more
                ) -> list: # (image u, image v, orientation 0..7, correlation)
     "Images that show the same, up to brightness, contrast and orientation."
     q, owner, out = d16.reshape(len(d16), -1).astype(np.float32), np.asarray(owner), []
     for k in range(8):
         t = np.ascontiguousarray(_turn(d16, k)).reshape(len(d16), -1).astype(np.float32)
         for o in range(0, len(q), block):
-            u, v = np.nonzero(q[o:o+block] @ t[o:].T > _COPY); u += o; v += o
-            new = (u < v) & (owner[u] != owner[v]); u, v = u[new], v[new]
-            if len(u) > 200_000: u, v = u[:200_000], v[:200_000]                # thousands of copies: enough is known
+            c = q[o:o+block] @ t[o:].T; u, v = np.nonzero(c > _COPY); c = c[u, v]; u += o; v += o
+            new = (u < v) & (owner[u] != owner[v]); u, v, c = u[new], v[new], c[new]
+            if len(u) > most:
+                if left is not None: left.append(len(u) - most)
+                best = np.sort(np.argsort(-c, kind='stable')[:most]); u, v = u[best], v[best]
             s = np.einsum('nij,nij->n', d32[u].astype(np.float32), _turn(d32, k)[v].astype(np.float32)) if len(u) else np.zeros(0)
             out += [(int(a), int(b), k, float(c)) for a, b, c in zip(u, v, s) if c > _COPY]
     return sorted(out, key=lambda r: (-r[3], r[0], r[1], r[2]))
@@ -497,7 +513,9 @@ def tile_borders(edges:Sequence[dict], # Of every tile: L, R, T, B as int8 [date
         chance += [_meet(x, x)[u, v][free] for x in ([p[some] for p in units[k]] for k in (a, b))]
     chance = np.concatenate(chance) if chance else np.zeros(0, np.float32)
     compared = sum(len(rows)*(len(rows)-1) for _, rows, _, _ in ready)
-    thr = max(.3, 1.2*float(chance.max()), NormalDist().inv_cdf(1 - .05/max(compared, 1))*float(chance.std())) if len(chance) else .3
+    few = min((k[3][0] for k in groups), default=29); n, usual = len(chance), 1.44/few                                        # short edges, few chance values: what is usual counts as 100 more
+    var = float(chance.var()) if n else 0.; std = max(var, (n*var + 100*usual)/(n + 100))**.5
+    thr = max(.3, 1.2*float(chance.max(initial=0)), NormalDist().inv_cdf(1 - .05/max(compared, 1))*std)
     for how, rows, p, q in ready:
         for o in range(0, len(rows), block):
             s = _meet([x[o:o+block] for x in p], q); i, j = np.nonzero(s > thr); sc = s[i, j]; i, j = rows[o + i], rows[j]
@@ -619,6 +637,7 @@ def _size_findings(files_of, names) -> Iterator[Finding]:
                          'bring dates and mask to one grid (masks by nearest neighbour), or take the pairs out')
     if len(sizes) == 1 and not bad: yield _note('sizes', 'all pairs have {}x{} pixels'.format(*next(iter(sizes))))
     elif sizes:
+        if len(sizes) == 1: yield _note('sizes', 'the {:,} others have {}x{} pixels'.format(*sizes.values(), *next(iter(sizes)))); return
         text = ', '.join(f'{h}x{w} ({n:,})' for (h, w), n in sizes.most_common(4)) + (f', and {len(sizes)-4} more' if len(sizes) > 4 else '')
         yield _note('sizes', f"pairs of {_n(len(sizes), 'size')}: {text}", (),
                     'batches need one: cd_dls(size=256) trains on crops, cd_dls(size=256, resize=True) resizes' if len(sizes) > 1 else '')
@@ -655,7 +674,7 @@ def _shift_findings(t) -> Iterator[Finding]:
     yield _warning('registration', f"{text}; {_n(len(w), 'pair')} of 2 px or more", tuple(f'{n} ({y:+.1f}, {x:+.1f})' for n, y, x in zip(_pair_names(w), w.dy, w.dx)),
                    'move date B back, or expect rims of false change')
 
-# %% ../../nbs/16_data.doctor.ipynb #794eb52a
+# %% ../../nbs/16_data.doctor.ipynb #c5527ef1
 _LEAK_COLUMNS = ['i', 'j', 'kind', 'how', 'score', 'first', 'second', 'across']
 
 def _scenes(n, links): # Number of the connected group of every tile [n]
@@ -670,34 +689,54 @@ def _looks_same(f, g, k) -> bool: # Whether two images lie on each other when th
     x, y = _grey(read_image(f)), _turn(_grey(read_image(g)), k)
     return x.shape != y.shape or min(x.shape) < 64 or image_shift(x, y).conf >= 1.5
 
-def _leaks(t, prints) -> tuple[pd.DataFrame, Borders]:
-    "Related pairs, and the account of the borders."
-    have = [i for i, p in enumerate(prints) if p is not None]; ps = [prints[i] for i in have]; rows, known, b = [], set(), Borders([], .3, np.zeros(0, np.float32), 0)
+_LOOKS = 2000                                                                     # possible near-copies whose images are laid on each other
+
+def _copies(ps, split, image) -> tuple[list, dict, list]:
+    "Identical pairs and near-copies; who holds each image; what was left out."
+    d16, d32 = (np.concatenate([p[k] for p in ps]) for k in ('d16', 'd32')); hashes = [h for p in ps for h in p['hash']]; seen, left = set(), []
+    held = _holders(ps, {h for h, d in zip(hashes, d32) if not d.any()}); rows = _identical(held, split); known = {r[:2] for r in rows}
+    for k, h in enumerate(hashes):                                              # one of equal images stands for all
+        if h in seen: d16[k] = 0
+        seen.add(h)
+    found = near_copies(d16, d32, np.repeat(np.arange(len(ps)), 2), left=left); found = [r for r in found if (r[0]//2, r[1]//2) not in known]
+    sure = _in_threads(lambda r: _looks_same(image(r[0]), image(r[1]), r[2]), found[:_LOOKS], 'looking at copies')
+    for (u, v, k, c), yes in zip(found, sure):
+        if not yes or (u//2, v//2) in known: continue
+        of_u, of_v = held[hashes[u]], held[hashes[v]]
+        for i, j in _links(list(of_u), list(of_v), split):
+            if (i, j) in known: continue
+            x, y = (of_u[i], of_v[j]) if i in of_u and j in of_v else (of_v[i], of_u[j])
+            known.add((i, j)); rows.append((i, j, 'near-copy', f'its date {y} looks like date {x}' + f', {_DIHEDRAL[k]}'*(k > 0), c))
+    cut = [_note('leakage', f"too many to look at all, and not reported: {what}", (), 'what is reported are the most alike; take those copies out and look again')
+           for n, what in ((sum(left), f"{_n(sum(left), 'pair')} of images that are alike from afar"),
+                           (len(found) - len(sure), _n(len(found) - len(sure), 'possible near-copy', 'possible near-copies'))) if n > 0]
+    return rows, held, cut
+
+def _leaks(t, prints) -> tuple[pd.DataFrame, Borders, list]:
+    "Related pairs, the account of the borders, and notes on what was not looked at."
+    have = [i for i, p in enumerate(prints) if p is not None]; ps = [prints[i] for i in have]; rows, cut, b = [], [], Borders([], .3, np.zeros(0, np.float32), 0)
+    names, split = np.array(_pair_names(t), object), t.split.to_numpy(object)
     if ps:
-        d16, d32 = (np.concatenate([p[k] for p in ps]) for k in ('d16', 'd32')); hashes = [h for p in ps for h in p['hash']]; seen = set()
-        rows += _identical(ps, {h for h, d in zip(hashes, d32) if not d.any()}); known |= {r[:2] for r in rows}
-        for k, h in enumerate(hashes):                                          # the second of two equal images is known already
-            if h in seen: d16[k] = 0
-            seen.add(h)
-        found = near_copies(d16, d32, np.repeat(np.arange(len(ps)), 2)); image = lambda u: t['ab'[u % 2]].iat[have[u//2]]
-        sure = _in_threads(lambda r: _looks_same(image(r[0]), image(r[1]), r[2]), found[:2000], 'looking at copies') + [True]*len(found[2000:])
-        for (u, v, k, c), yes in zip(found, sure):
-            if not yes or (p := (u//2, v//2)) in known: continue
-            known.add(p); rows.append((*p, 'near-copy', f"its date {'AB'[v % 2]} looks like date {'AB'[u % 2]}" + f', {_DIHEDRAL[k]}'*(k > 0), c))
+        rows, held, cut = _copies(ps, split[have], lambda u: t['ab'[u % 2]].iat[have[u//2]]); known = {r[:2] for r in rows}
+        same = lambda i, j: any(h in held and j in held[h] for h in ps[i]['hash'])                 # also those of many copies
         for i, j, dy, dx, n in _overlaps(ps):
-            if (i, j) not in known: known.add((i, j)); rows.append((i, j, 'overlap', f'begins {dy:+d} px down, {dx:+d} px right of its corner', float(n)))
+            if (i, j) not in known and not same(i, j): known.add((i, j)); rows.append((i, j, 'overlap', f'begins {dy:+d} px down, {dx:+d} px right of its corner', float(n)))
+        if n := int((t.h.iloc[have]*t.w.iloc[have] > _LARGE).sum()):
+            cut.append(_note('leakage', f"{_n(n, 'pair')} of more than {_LARGE:,} pixels: overlaps with others were not looked for", (), 'cut them into tiles, and look again'))
         copied = {r[1] for r in rows if r[2] in ('identical', 'near-copy')}; one = [i for i in range(len(ps)) if i not in copied]   # of copies, one stands for all
         place = {i: k for k, i in enumerate(one)}; b = tile_borders([ps[i]['edges'] for i in one], {(place[i], place[j]) for i, j in known if i in place and j in place})
         rows += [(one[i], one[j], 'border', 'right of it' if how == 'right' else 'below it', c) for i, j, how, c in b.rows]
-    names, split = np.array(_pair_names(t), object), t.split.to_numpy(object)
     whole = lambda i, j, *r: (have[i], have[j], *r, names[have[i]], names[have[j]], split[have[i]] != split[have[j]])
-    return pd.DataFrame([whole(*r) for r in rows], columns=_LEAK_COLUMNS), b
+    return pd.DataFrame([whole(*r) for r in rows], columns=_LEAK_COLUMNS), b, cut
 
 # %% ../../nbs/16_data.doctor.ipynb #b41444a7
+_ANEW = "carve_split(report.pairs.assign(split='train'), .2, to='test', group='scene')"
 _KINDS = {'identical': (_error, _warning, 'hold an image of pairs', ('link', 'links'), 'take the copies out'),
           'near-copy': (_error, _warning, 'look the same as pairs', ('near-copy', 'near-copies'), 'look at them, and take the copies out'),
-          'overlap': (_error, _note, 'overlap with tiles', ('overlap', 'overlaps'), 'cut without overlap, or split by whole scenes'),
-          'border': (_warning, _note, 'touch tiles', ('border', 'borders'), 'scores on them are optimistic: split by whole scenes, which the column scene of report.pairs numbers')}
+          'overlap': (_error, _note, 'overlap with tiles', ('overlap', 'overlaps'), f'cut without overlap, or deal whole scenes anew: {_ANEW}'),
+          'border': (_warning, _note, 'touch tiles', ('border', 'borders'), f'scores on them are optimistic: deal whole scenes anew: {_ANEW}')}
+
+def _does(verb, k): do, _, rest = verb.partition(' '); return f"{do}{'' if k != 1 else 'es' if do.endswith('ch') else 's'} {rest}"
 
 def _leak_findings(t, leaks) -> Iterator[Finding]:
     "Who has seen whom: between splits, and within one."
@@ -708,18 +747,18 @@ def _leak_findings(t, leaks) -> Iterator[Finding]:
         sides = [tuple(sorted(p, key=rank.get)) for p in zip(si, sj)]
         for e, l in sorted({p for p in sides if p[0] != p[1]}, key=lambda p: (rank[p[0]], rank[p[1]])):
             m = np.array([p == (e, l) for p in sides]); hit = {i if s == l else j for i, j, s in zip(g.i[m], g.j[m], si[m])}
-            yield out('leakage', f"{len(hit):,} of {_n(int(total[l]), l + ' pair')} {verb} of {e} ({_n(int(m.sum()), *words)})", where(m), todo)
+            yield out('leakage', f"{len(hit):,} of {_n(int(total[l]), l + ' pair')} {_does(verb, len(hit))} of {e} ({_n(int(m.sum()), *words)})", where(m), todo)
         if (m := (si == sj).astype(bool)).any():
             text = f"{len(set(g.i[m]) | set(g.j[m])):,} pairs {verb} of their own split"
             if 'val' in splits: yield inside('leakage', text, where(m), todo if inside is _warning else '')
             else: yield _warning('leakage', f'{text}, and there is no validation split', where(m),
-                                 'one carved pair by pair leaks: carve whole scenes, which the column scene of report.pairs numbers')
+                                 "one carved pair by pair leaks: carve whole scenes: carve_split(report.pairs, group='scene')")
 
 def _scene_findings(t, leaks, b, checked) -> Iterator[Finding]:
     "Scenes, and how much was compared."
     if leaks.kind.isin(['border', 'overlap']).any():
         n = t.groupby('scene').split.nunique(); last = _splits(t)[-1]; g = t[t.split == last]
-        text = f"; {int((g.scene.map(n) > 1).sum()):,} of {_n(len(g), last + ' pair')} belong to scenes that are also in another split" if t.split.nunique() > 1 else ''
+        k = int((g.scene.map(n) > 1).sum()); text = f"; {k:,} of {_n(len(g), last + ' pair')} {_does('belong to', k)} scenes that are also in another split" if t.split.nunique() > 1 else ''
         yield _note('leakage', f"by borders, overlaps and copies the {len(t):,} pairs form {_n(len(n), 'scene')}, the largest of {_n(int(t.scene.value_counts().max()), 'pair')}{text}")
     if checked > 1:
         c = b.chance; chance = f"; of {len(c):,} pairs of edges that cannot touch the highest has {c.max():.2f}, {int((c > b.threshold).sum())} are above" if len(c) else ''
@@ -734,7 +773,7 @@ def _name_findings(t, group) -> Iterator[Finding]:
     g = pd.Series(_groups(t.name, rx), t.index); n = t.groupby(g).split.nunique()
     if k := int((n > 1).sum()):
         yield _warning('leakage', f"by their names, {_n(k, 'scene')} of {len(n):,} {_are(k)} in more than one split", tuple(n.index[n > 1]),
-                       f"if the names tell the scene, carve with group={rx!r}")
+                       f"if the names tell the scene, deal whole ones anew: {_ANEW.replace(repr('scene'), repr(getattr(rx, 'pattern', rx)))}")
 
 # %% ../../nbs/16_data.doctor.ipynb #9e25a88c
 def _look_loose(path): # Facts about an image of no pair; `values` {value: share} if it holds few, as masks do
@@ -866,15 +905,21 @@ def _facts(t, masks, b, seen) -> dict:
 
 def _as_listing(path_or_pairs, spec, mask_rule, own) -> _Listing:
     if not isinstance(path_or_pairs, pd.DataFrame): return _list_folder(path_or_pairs, spec, mask_rule, **own)
-    t = path_or_pairs.reset_index(drop=True).copy()
+    t = path_or_pairs.reset_index(drop=True).copy(); root = t.attrs.get('root', '')
+    if not len(t): raise ReadError('the table of pairs is empty: there is nothing to examine')
     if miss := [c for c in ('a', 'b') if c not in t]:
         raise ValueError(f"a table of pairs has columns a and b with the files of both dates, and perhaps mask, split, name, rule; {miss[0]!r} is missing")
-    if 'mask' not in t: t['mask'] = ''
-    for c, v in dict(name=[Path(f).stem for f in t.a], split='train', rule='>=128').items():
+    asked = 'mask' in t; t['mask'] = t['mask'] if asked else ''; none = t['mask'].isna()
+    for c in _ROLE: t[c] = ['' if pd.isna(f) else str(f) for f in t[c]]
+    for c, v in dict(name=[Path(f).stem for f in t.a.where(t.a != '', t.b)], split='train', rule='>=128').items():
         if c not in t: t[c] = v
     if mask_rule: t['rule'] = str(MaskRule(mask_rule))
-    t['folder'] = t['mask'].map(lambda f: os.path.dirname(str(f))); t['lack'] = False
-    return _Listing(t.attrs.get('root', ''), t.attrs.get('spec', ''), t[['name', 'split', 'a', 'b', 'mask', 'rule', 'folder', 'lack']], [], [])
+    t['folder'] = [os.path.dirname(_rel(f, root)) for f in t['mask']]; some = t['mask'].ne('').groupby(t.split).transform('any')   # '' in a whole split: meant so
+    need = lambda r, k: not r[k] and (k != 'mask' or asked and (r['none'] or r['some']))
+    rows = [dict(r, lack=(k, 'the row of the table names none') if (k := next((k for k in _ROLE if need(r, k)), None)) else None, **{k: _rel(r[k], root) for k in _ROLE if r[k]})
+            for r in t.assign(none=none, some=some).to_dict('records')]
+    t['lack'] = [bool(r['lack']) for r in rows]
+    return _Listing(root, t.attrs.get('spec', ''), t[['name', 'split', 'a', 'b', 'mask', 'rule', 'folder', 'lack']], [], list(_pairing(rows)))
 
 # %% ../../nbs/16_data.doctor.ipynb #aae2178e
 def doctor(path_or_pairs, # Folder of a data set, or a table of pairs from `cd_pairs` or `car_table`
@@ -885,21 +930,22 @@ def doctor(path_or_pairs, # Folder of a data set, or a table of pairs from `cd_p
           ) -> DoctorReport: # Findings, and what they rest on
     "Examine a data set. Raises `ReadError` only where there is nothing to examine."
     start = time.perf_counter(); own = {k: v for k, v in dict(a=a, b=b, mask=mask).items() if v}
-    l = _as_listing(path_or_pairs, spec, mask_rule, own); t, found = l.pairs, list(l.found)
+    rx = _regex(group); l = _as_listing(path_or_pairs, spec, mask_rule, own); t, found = l.pairs, list(l.found)
     loose = _in_threads(lambda f: _look_loose(os.path.join(l.root, *f.split('/'))), l.loose, 'images of no pair')
     seen = _in_threads(_examine, list(t.itertuples()), 'examining pairs'); files = [f for x in seen for f in x['files']]
     if not any(f['decodes'] for f in files + loose):
         what = 'the table' if isinstance(path_or_pairs, pd.DataFrame) else path_or_pairs; why = ''.join(f": {f['problem']}" for f in (files + loose)[:1])
         raise ReadError(f"{what}: none of the {len(files + loose)} images can be read{why}")
     masks, wrong = _mask_facts(t, [x['scan'] for x in seen], l.root); t = _measured(t, seen)
-    leaks, borders = _leaks(t, [x['prints'] for x in seen]); t['scene'] = _scenes(len(t), zip(leaks.i.tolist(), leaks.j.tolist())); facts = _facts(t, masks, borders, seen)
-    rx = group if group is not None else (CD_SPECS[l.spec].group if l.spec in CD_SPECS else None)
+    leaks, borders, cut = _leaks(t, [x['prints'] for x in seen]); t['scene'] = _scenes(len(t), zip(leaks.i.tolist(), leaks.j.tolist())); facts = _facts(t, masks, borders, seen)
+    rx = rx if rx is not None else CD_SPECS[l.spec].group if l.spec in CD_SPECS else None
     bad, checked = [f for f in loose if not f['decodes']], sum(x['prints'] is not None for x in seen)
     found += [*_loose_findings(loose, l.root, len(t)), *_file_findings(files + bad, l.root), *_size_findings([x['files'] for x in seen], _pair_names(t)),
               *wrong, *_mask_findings(masks), *_car_findings(t, facts), *_split_findings(facts), *_bin_findings(facts),
-              *_leak_findings(t, leaks), *_scene_findings(t, leaks, borders, checked), *_name_findings(t, rx), *_shift_findings(t), *_image_findings(t)]
+              *_leak_findings(t, leaks), *_scene_findings(t, leaks, borders, checked), *cut, *_name_findings(t, rx), *_shift_findings(t), *_image_findings(t)]
     rank = {s: k for k, s in enumerate(SEVERITIES)}; found.sort(key=lambda f: rank[f.severity])
     files, t = pd.DataFrame(files + loose).drop(columns='values', errors='ignore'), t.drop(columns=['folder', 'lack'])
+    t.attrs = dict(root=l.root, spec=l.spec)                                    # as of `cd_pairs`
     return DoctorReport(l.root, l.spec, pd.DataFrame(found, columns=Finding._fields), t, leaks, files, facts, masks, borders, time.perf_counter() - start)
 
 # %% ../../nbs/16_data.doctor.ipynb #532c1b22

@@ -131,8 +131,13 @@ def _complete(rows, split, missing):
     return rows if missing == 'error' else [r for r in rows if not r['lack']]
 
 # %% ../../nbs/12_data.sets.ipynb #45e5e2f0
+def _regex(group): # Compiled; None or '' as they are
+    try: return re.compile(group) if group else group
+    except re.error as e:
+        raise ValueError(f"group={group!r} is not a regular expression: {e}. Write the part of a name that tells the scene in brackets, as in group=r'(.+)_\\d+_\\d+'") from None
+
 def _groups(names, group): # The group of every name; a name that does not match is a group of its own
-    if not group: return list(names)
+    if not (group := _regex(group)): return list(names)
     ms = [re.search(group, n) for n in names]
     return [n if m is None else m[1] if m.re.groups and m[1] is not None else m[0] for n, m in zip(names, ms)]
 
@@ -141,16 +146,19 @@ def carve_split(pairs:pd.DataFrame, # Table of pairs
                 seed:int=0, # Which ones
                 to:str='val', # Name of the new split
                 frm:str='train', # Where from
-                group:str|None=None, # Regular expression: pairs whose names have the same first group (or match) stay together
+                group:'str|re.Pattern|None'=None, # Pairs that stay together: those with one value in the column of this name; without such a column a regular expression: those whose names have the same first group (or match)
                ) -> pd.DataFrame: # The same rows in the same order, some with another split
     "Move about a `frac` of the pairs of split `frm` to split `to`, chosen by `seed` and name (or group). Raises `ValueError` when all are one group."
     if not 0 < frac < 1: raise ValueError(f"frac is a share in (0,1), got {frac}")
+    column = isinstance(group, str) and group in pairs; rx = None if column else _regex(group); said = getattr(group, 'pattern', group)
     pairs = pairs.copy(); rows = np.flatnonzero(pairs.split == frm); n = len(rows)
     if n < 2: return pairs
-    names = pairs.name.values[rows]; g = np.array(_groups(names, group), object); size = pd.Series(g).value_counts()
-    if group and not any(re.search(group, x) for x in names): raise ValueError(f"group={group!r} is found in no name such as {names[0]!r}")
+    names = pairs.name.values[rows]
+    if rx and not any(rx.search(x) for x in names): raise ValueError(f"group={said!r} {'is no column of the table and ' if isinstance(group, str) else ''}is found in no name such as {names[0]!r}")
+    g = [x if v is None or v != v else str(v) for x, v in zip(names, pairs[group].iloc[rows].tolist())] if column else _groups(names, rx)
+    g = np.array(g, object); size = pd.Series(g).value_counts()
     if len(size) < 2:
-        raise ValueError(f"all {n} pairs of {frm} are one group ({g[0]!r} by group={group!r}), so none can become {to} without a leak: "
+        raise ValueError(f"all {n} pairs of {frm} are one group ({g[0]!r} by group={said!r}), so none can become {to} without a leak: "
                          f"tell groups apart otherwise, or pass group='' to carve single pairs all the same")
     order = sorted(size.index, key=lambda x: derive_seed('carve', to, seed, x)); want, got, go = min(max(1, round(frac*n)), n-1), 0, []
     for x in order:
@@ -206,12 +214,12 @@ def cd_pairs(path, # Root folder of the data set
              test_frac:float=0, # Share of train that becomes test where there is none
              missing:str='error', # Pairs with a missing file: 'error' or 'drop'
              labelled:bool=True, # False: masks may be missing (column mask is '')
-             group:str|None=None, # Keep tiles of a scene together when carving, as in `carve_split`; None: as the row says; '': no groups
+             group:str|None=None, # Regular expression: keep tiles of a scene together when carving, as in `carve_split`; None: as the row says; '': no groups
             ) -> pd.DataFrame: # name, split, a, b, mask, rule, folder (+ sem_a, sem_b), absolute paths; .attrs: root, spec
     "Table of the pairs under `path`, sorted by split and name. Raises `ReadError` naming what is missing and what to do."
     root = Path(path).expanduser()
-    if not root.is_dir(): raise ReadError(f"{path}: no such folder")
-    spec = own_spec(a, b, mask) if a or b or mask or spec is None else get_spec(spec)
+    if not root.is_dir(): raise ReadError(f"{path}: {'this is a file: give the folder of the data set' if root.is_file() else 'no such folder'}")
+    group = _regex(group); spec = own_spec(a, b, mask) if a or b or mask or spec is None else get_spec(spec)
     if missing not in ('error', 'drop'): raise ValueError(f"missing is 'error' or 'drop', got {missing!r}")
     df = pd.DataFrame(_complete(_as_used(_rows(root, _walk(root), spec, labelled), spec), split, missing)); base = str(root.resolve())
     for r in ('a', 'b', 'mask', 'sem_a', 'sem_b'):
